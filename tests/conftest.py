@@ -1,0 +1,51 @@
+"""Sapling and a few of its pictures, made once for the whole run."""
+
+import os
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+
+from inversion import LatentDiffusionModel
+from watermark import RingKey
+from watermark.generate import generate
+
+PROMPTS = [
+    "a red apple on a blue background",
+    "a yellow flower on a purple background",
+    "an orange on a teal background",
+    "a strawberry",
+]
+
+
+@pytest.fixture(scope="session")
+def sapling():
+    torch.set_num_threads(2)
+    return LatentDiffusionModel.load("sapling")
+
+
+@pytest.fixture(scope="session")
+def alice():
+    return RingKey(bytes(range(32)))
+
+
+@pytest.fixture(scope="session")
+def marked(sapling, alice):
+    return [g.image for g in generate(sapling, PROMPTS, key=alice, seed=11, steps=25)]
+
+
+@pytest.fixture(scope="session")
+def unmarked(sapling):
+    return [g.image for g in generate(sapling, PROMPTS, key=None, seed=11, steps=25)]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory, marked, unmarked):
+    """The pictures as files: marked-0.png …, unmarked-0.png …"""
+    path = tmp_path_factory.mktemp("pictures")
+    for name, images in (("marked", marked), ("unmarked", unmarked)):
+        for i, image in enumerate(images):
+            image.save(path / f"{name}-{i}.png")
+    return path

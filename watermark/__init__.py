@@ -1,0 +1,39 @@
+"""Tree-ring watermarks: keys, marked noise, detection and verdicts.
+
+The names are loaded when they are first used, so that the command line starts without torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from watermark.detection import Detection, detect
+    from watermark.keystore import KeyStore
+    from watermark.rings import RingKey, watermarked_noise
+    from watermark.verify import Verdict, Verifier
+
+__all__ = [
+    "Detection",
+    "KeyStore",
+    "RingKey",
+    "Verdict",
+    "Verifier",
+    "detect",
+    "watermarked_noise",
+]
+
+_HOMES = {
+    "Detection": "detection",
+    "KeyStore": "keystore",
+    "RingKey": "rings",
+    "Verdict": "verify",
+    "Verifier": "verify",
+    "detect": "detection",
+    "watermarked_noise": "rings",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

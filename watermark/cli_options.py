@@ -1,0 +1,131 @@
+"""What the commands share: options, progress, output, and the library's errors as messages."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from inversion import LatentDiffusionModel
+    from watermark.keystore import KeyStore
+
+TROUBLE = 2
+
+
+class Trouble(click.ClickException):
+    """A problem that the user can understand and mend."""
+
+    exit_code = TROUBLE
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Turn the library's own errors into messages."""
+    from watermark.keystore import KeyStoreError
+
+    try:
+        yield
+    except (KeyStoreError, OSError, ValueError) as error:
+        raise Trouble(str(error)) from error
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on stderr if that is a terminal; yields track(description, done, total)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    tasks: dict[str, Any] = {}
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+
+        def track(description: str, done: int, total: int) -> None:
+            if description not in tasks:
+                tasks[description] = bar.add_task(description, total=total)
+            bar.update(tasks[description], completed=done, total=total)
+
+        yield track
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that choose and load a model."""
+    for option in (
+        click.option("--revision", help="Revision of a hub model."),
+        click.option("--variant", help="File variant of the weights, e.g. fp16."),
+        click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps or auto."),
+        click.option(
+            "--dtype", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True
+        ),
+        click.option(
+            "--model", default="sapling", show_default=True, help="sapling, a diffusers folder or a hub id."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that says where keys are kept."""
+    default = Path(click.get_app_dir("treering")) / "keys.db"
+    return click.option(
+        "--store",
+        type=click.Path(dir_okay=False, path_type=Path),
+        default=default,
+        envvar="TREERING_STORE",
+        show_default=True,
+        show_envvar=True,
+        help="Key store.",
+    )(command)
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for machine-readable output."""
+    command = click.option("--csv", "form", flag_value="csv", help="CSV with a header.")(command)
+    return click.option("--json", "form", flag_value="json", help="One JSON object a line.")(command)
+
+
+def quiet_loaders() -> None:
+    """Turn off the progress bars and warnings of diffusers and transformers."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+
+
+def load_model(
+    model: str, dtype: str, device: str, variant: str | None, revision: str | None
+) -> LatentDiffusionModel:
+    """Load a model, quietly."""
+    from inversion import LatentDiffusionModel
+
+    quiet_loaders()
+    with understood():
+        return LatentDiffusionModel.load(model, dtype=dtype, device=device, variant=variant, revision=revision)
+
+
+def key_store(path: Path) -> KeyStore:
+    """Open a key store."""
+    from watermark.keystore import KeyStore
+
+    return KeyStore(path)
+
+
+def write_records(records: Sequence[Any], fields: Sequence[str], form: str | None) -> None:
+    """Write dataclasses to stdout as JSON lines, CSV or a table."""
+    from watermark import report
+
+    out = sys.stdout
+    if form == "json":
+        for record in records:
+            click.echo(report.json_line(record))
+    elif form == "csv":
+        report.write_csv(records, fields, out)
+    else:
+        report.print_table(report.record_table(records, fields), out)

@@ -1,0 +1,103 @@
+"""Prompts → watermarked pictures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from inversion import LatentDiffusionModel, sample
+from inversion.diffusion import Progress
+from watermark.rings import RingKey, watermarked_noise
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A generated picture with what it was made from."""
+
+    image: Image.Image
+    prompt: str
+    seed: int
+
+
+def generate(
+    model: LatentDiffusionModel,
+    prompts: Sequence[str],
+    *,
+    key: RingKey | None,
+    seed: int,
+    guidance: float = 3.0,
+    steps: int = 50,
+    batch_size: int = 8,
+    progress: Progress | None = None,
+) -> Iterator[Generated]:
+    """Generate one picture a prompt with deterministic DDIM, marked with a key or, with None, unmarked.
+
+    Picture i starts from noise of seed ``seed + i``, whatever the batch size; the same seeds with and without a key
+    give pairs that differ in their rings alone.
+
+    Args:
+        model: the latent diffusion model.
+        prompts: one for each picture.
+        key: the key, or None.
+        seed: of the first picture, 0 … 2⁶³ − 1.
+        guidance: classifier-free guidance scale.
+        steps: number of DDIM steps.
+        batch_size: pictures generated together.
+        progress: called after every step with the steps done and their number, over all batches.
+    """
+    batches = [range(i, min(i + batch_size, len(prompts))) for i in range(0, len(prompts), batch_size)]
+    for number, batch in enumerate(batches):
+
+        def report(done: int, _: int, before: int = number * steps) -> None:
+            if progress is not None:
+                progress(before + done, len(batches) * steps)
+
+        noise = torch.cat([initial_noise(model, key, seed + i) for i in batch])
+        z_0 = sample(
+            model, noise, prompt=[prompts[i] for i in batch], guidance=guidance, steps=steps, progress=report
+        )
+        for i, image in zip(batch, to_images(model.autoencoder.decode(z_0)), strict=True):
+            yield Generated(image, prompts[i], seed + i)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Where a generated picture was written."""
+
+    path: str
+    prompt: str
+    seed: int
+
+
+def file_name(prompt: str, seed: int) -> str:
+    """The name a generated picture is saved under, e.g. ``a-red-apple-7.png``."""
+    return f"{re.sub('[^a-z0-9]+', '-', prompt.lower()).strip('-')[:40].strip('-') or 'picture'}-{seed}.png"
+
+
+def save(picture: Generated, folder: Path) -> Saved:
+    """Write a generated picture into a folder as PNG, without metadata."""
+    path = folder / file_name(picture.prompt, picture.seed)
+    picture.image.save(path)
+    return Saved(str(path), picture.prompt, picture.seed)
+
+
+def initial_noise(model: LatentDiffusionModel, key: RingKey | None, seed: int) -> Tensor:
+    """Noise (1, C, h, w) for one picture of the model's own size."""
+    shape = (1, *model.latent_shape)
+    generator = torch.Generator().manual_seed(seed)
+    if key is None:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).float()
+    return watermarked_noise(key, shape, generator=generator)
+
+
+def to_images(x: Tensor) -> list[Image.Image]:
+    """Pictures (B, 3, H, W) in [-1, 1] → Pillow images, rounded to 8 bits."""
+    levels = ((x.float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return [Image.fromarray(np.ascontiguousarray(a)) for a in levels.permute(0, 2, 3, 1).numpy()]

@@ -1,0 +1,166 @@
+"""Image → verdict: the only place where the whole chain meets.
+
+pixels → :func:`inversion.invert_decoder` → z_0 → :func:`inversion.invert_diffusion` → z_T → :func:`detect`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion
+from watermark.detection import detect
+from watermark.images import ImageError, Picture, fit, from_image, read_picture, why_inconclusive
+from watermark.rings import RingKey
+
+WATERMARKED, NOT_DETECTED = "watermarked", "not_detected"
+INCONCLUSIVE, UNREADABLE = "inconclusive", "unreadable"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What can be said about one image.
+
+    Attributes:
+        name: the path that was read, or ``image 0``, ``image 1`` … for images in memory.
+        status: ``watermarked``, ``not_detected``, ``inconclusive`` or ``unreadable``.
+        key: name of the key that fits best, if a test was made.
+        p_value: its p-value, times the number of keys tried (Bonferroni), at most 1; None without a test.
+        rho: correlation of the recovered rings with that key; None without a test.
+        keys_tried: size of the family that p_value is corrected for.
+        reason: why there is no verdict, or empty.
+        warnings: what was not plain about the file, and how it was fitted to the model.
+        sha256: of the file's bytes, or empty.
+    """
+
+    name: str
+    status: str
+    key: str | None = None
+    p_value: float | None = None
+    rho: float | None = None
+    keys_tried: int = 0
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """Tests images for keys.
+
+    Args:
+        model: the model that the images may have been generated with.
+        keys: the keys to look for, by name.
+        fpr: an image is called ``watermarked`` if its corrected p-value is at most this. The p-value is exact for
+            white Gaussian noise; recovered noise is only nearly so, which is why the default is strict.
+        steps: DDIM inversion steps.
+        decoder: decoder inversion method, see :func:`inversion.invert_decoder`.
+        batch_size: images that go through the networks together.
+
+    Raises:
+        ValueError: if there are no keys or a number is out of range.
+    """
+
+    model: LatentDiffusionModel
+    keys: Mapping[str, RingKey]
+    fpr: float = 1e-6
+    steps: int = 10
+    decoder: str = "forward_step"
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        if not self.keys:
+            raise ValueError("keys must name at least one key")
+        if not 0 < self.fpr < 1:
+            raise ValueError(f"fpr must be between 0 and 1, got {self.fpr}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+
+    def verify(self, images: Iterable[str | Path | Image.Image]) -> Iterator[Verdict]:
+        """One verdict for each image, in order, a batch at a time. No image's fault stops the others."""
+        for verdict, _ in self.examine(images):
+            yield verdict
+
+    def examine(self, images: Iterable[str | Path | Image.Image]) -> Iterator[tuple[Verdict, Tensor | None]]:
+        """Like :meth:`verify`, together with the recovered noise (C, h, w) of every image that was tested."""
+        numbered = enumerate(images)
+        while batch := [self._read(i, image) for i, image in islice(numbered, self.batch_size)]:
+            tested = iter(self._test([item for item in batch if isinstance(item, Opened)]))
+            for item in batch:
+                yield next(tested) if isinstance(item, Opened) else (item, None)
+
+    def recover_noise(self, x: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) float32 in [-1, 1] → recovered initial noise (B, C, h, w) float32.
+
+        A sample whose latents overflow, as they may in fp16, comes back as NaN and leaves the others alone.
+        """
+        x = x.to(self.model.device)
+        z_0 = invert_decoder(self.model.autoencoder, x, method=self.decoder).value
+        finite = torch.isfinite(z_0).flatten(1).all(1)[:, None, None, None]
+        z_T = invert_diffusion(self.model, torch.where(finite, z_0, 0.0), steps=self.steps)
+        return torch.where(finite, z_T, torch.nan)
+
+    def _read(self, number: int, image: str | Path | Image.Image) -> Opened | Verdict:
+        in_memory = isinstance(image, Image.Image)
+        name = f"image {number}" if in_memory else str(image)
+        try:
+            picture = from_image(image) if isinstance(image, Image.Image) else read_picture(image)
+        except ImageError as error:
+            return Verdict(name, UNREADABLE, reason=f"{error.code}: {error}")
+        reason = why_inconclusive(picture, self.model.image_size)
+        if reason is not None:
+            return Verdict(name, INCONCLUSIVE, reason=reason, warnings=picture.warnings, sha256=picture.sha256)
+        return Opened(name, picture)
+
+    def _test(self, opened: list[Opened]) -> list[tuple[Verdict, Tensor]]:
+        if not opened:
+            return []
+        fitted = [fit(item.picture, self.model.image_size) for item in opened]
+        z_T = self.recover_noise(torch.stack([x for x, _ in fitted])).cpu()
+        sound = torch.isfinite(z_T).flatten(1).all(1)
+        p = np.ones((len(self.keys), len(opened)))
+        rho = np.zeros_like(p)
+        for row, key in enumerate(self.keys.values()):
+            detection = detect(z_T[sound], key)
+            p[row, sound.numpy()], rho[row, sound.numpy()] = detection.p_value, detection.rho
+        return [
+            (
+                self._verdict(item, bool(sound[i]), p[:, i], rho[:, i], item.picture.warnings + fitted[i][1]),
+                z_T[i],
+            )
+            for i, item in enumerate(opened)
+        ]
+
+    def _verdict(
+        self,
+        item: Opened,
+        sound: bool,
+        p: NDArray[np.float64],
+        rho: NDArray[np.float64],
+        notes: tuple[str, ...],
+    ) -> Verdict:
+        digest = item.picture.sha256
+        if not sound:
+            reason = "the recovered noise is not finite; try --dtype fp32"
+            return Verdict(item.name, INCONCLUSIVE, reason=reason, warnings=notes, sha256=digest)
+        best = int(p.argmin())
+        corrected = min(1.0, float(p[best]) * len(p))
+        status = WATERMARKED if corrected <= self.fpr else NOT_DETECTED
+        name = list(self.keys)[best]
+        return Verdict(item.name, status, name, corrected, float(rho[best]), len(p), "", notes, digest)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An image that was read and can be tested."""
+
+    name: str
+    picture: Picture
