@@ -32,7 +32,7 @@ def ddim_schedule(scheduler_config: Any, steps: int) -> tuple[Step, ...]:  # noq
     """
     if "beta_schedule" not in scheduler_config:
         raise ValueError(
-            f"the scheduler {scheduler_config.get('_class_name', '?')} has no beta schedule; only DDPM-like "
+            "the scheduler has no beta schedule; only DDPM-like "
             "diffusion models are supported (DDIM, PNDM, DPM-Solver, Euler and their kin), not flow matching"
         )
     if scheduler_config.get("rescale_betas_zero_snr"):

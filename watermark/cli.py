@@ -226,7 +226,7 @@ def verify(
     """Test images for keys.
 
     The p-value is the probability that a picture without the mark fits a key as well as this one does, corrected
-    for the number of keys. ρ says how well the mark came back: 1 is unharmed, 0 is nothing.
+    for the number of keys. ρ says how well the mark came back: about 0.7 is unharmed, 0 is nothing.
 
     \b
     treering verify out/*.png --key alice

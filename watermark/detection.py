@@ -39,8 +39,9 @@ class Detection:
     Attributes:
         statistic: (B,) t.
         p_value: (B,) probability of a t at least as large if the key is not there; at least the smallest double.
-        rho: (B,) correlation of all marked bins with the key's: 1 if the noise came back unharmed, around 0 if it
-            does not carry the key. It says how well the mark survived, not how sure the verdict is.
+        rho: (B,) ρ, correlation of all marked bins with the key's: the strength of the mark, 0.7 by default, if the
+            noise came back unharmed; around 0 if it does not carry the key. It says how well the mark survived, not
+            how sure the verdict is.
         degrees_of_freedom: m − 1.
     """
 

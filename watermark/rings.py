@@ -2,8 +2,8 @@
 
 A key is 256 secret bits. For latents of a given shape it fixes one real value for every ring of the centred
 Fourier plane and every marked channel. Real values that depend on the radius alone are Hermitian, F(−k) = F(k)*,
-so the inverse transform is exactly real and no part of the key is lost; and a rotation of the latent leaves them
-where they are. Tree-Ring watermarks: Wen et al. 2023, https://arxiv.org/abs/2305.20030.
+so the inverse transform is exactly real and no part of the key is lost. Tree-ring watermarks: Wen et al. 2023,
+https://arxiv.org/abs/2305.20030.
 """
 
 from __future__ import annotations
@@ -126,18 +126,22 @@ def watermarked_noise(
     key: RingKey,
     shape: tuple[int, ...],
     *,
+    strength: float = 0.7,
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Tensor:
     """Initial noise z_T that carries a key, to be handed to a pipeline as ``latents=``.
 
-    White Gaussian noise whose Fourier bins on the key's rings are replaced by the key's values times √(HW), a
-    bin's standard deviation.
+    In every bin of the key's rings the Fourier transform F of white Gaussian noise becomes a·c·n + √(1 − a²)·F,
+    with the key's value c (:func:`ring_values`), n = √(HW) and strength a. The energy stays that of white noise.
 
     Args:
         key: the key.
         shape: (B, C, H, W), or any shape that ends in (C, H, W).
+        strength: a in (0, 1], the correlation of marked bins and key. At 1 the noise in the rings is replaced, as
+            in the original tree-ring watermark; rings without any noise of their own add up in the corners of the
+            picture, where they can be seen. Detection does not need to know it.
         generator: source of the noise, on the CPU, so that a seed gives the same noise on every device.
         dtype: of the result; a diffusers pipeline wants that of its networks.
         device: of the result.
@@ -146,12 +150,16 @@ def watermarked_noise(
         Tensor of the given shape, of mean 0 and variance 1.
 
     Raises:
-        ValueError: if the shape is too small, see :func:`rings_for`.
+        ValueError: if the shape is too small, see :func:`rings_for`, or the strength is out of range.
     """
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength must be above 0 and at most 1, got {strength}")
     rings = rings_for(shape)
     spectrum = torch.fft.fft2(torch.randn(shape, generator=generator, dtype=torch.float64))
     inside = torch.from_numpy(rings.index >= 0)
     for channel, values in zip(rings.channels, ring_values(key, shape), strict=True):
+        own = spectrum[..., channel, :, :]
         marks = torch.from_numpy(values[rings.index]) * (shape[-2] * shape[-1]) ** 0.5
-        spectrum[..., channel, :, :] = torch.where(inside, marks.to(spectrum.dtype), spectrum[..., channel, :, :])
+        mixed = strength * marks + (1 - strength**2) ** 0.5 * own
+        spectrum[..., channel, :, :] = torch.where(inside, mixed, own)
     return torch.fft.ifft2(spectrum).real.to(device, dtype)

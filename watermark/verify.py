@@ -34,7 +34,8 @@ class Verdict:
         status: ``watermarked``, ``not_detected``, ``inconclusive`` or ``unreadable``.
         key: name of the key that fits best, if a test was made.
         p_value: its p-value, times the number of keys tried (Bonferroni), at most 1; None without a test.
-        rho: correlation of the recovered rings with that key; None without a test.
+        rho: correlation of the marked Fourier bins with that key, about 0.7 for an unharmed mark; None without a
+            test.
         keys_tried: size of the family that p_value is corrected for.
         reason: why there is no verdict, or empty.
         warnings: what was not plain about the file, and how it was fitted to the model.

@@ -1,0 +1,38 @@
+"""What every result file says of the run that made it, and exact intervals for its rates."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy import stats
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "Pillow")
+
+
+def environment() -> dict[str, Any]:
+    """Versions and the kind of machine."""
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    } | {name: metadata.version(name) for name in PACKAGES}
+
+
+def rate(hits: int, trials: int) -> dict[str, Any]:
+    """A rate with its 95 % Clopper–Pearson interval."""
+    interval = stats.binomtest(hits, trials).proportion_ci(0.95, "exact")
+    return {"hits": hits, "trials": trials, "rate": hits / trials, "ci95": [interval.low, interval.high]}
+
+
+def write(name: str, result: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Write a result with its environment as ``folder/name.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(result | {"environment": environment()}, indent=1) + "\n", encoding="utf-8")
+    return path

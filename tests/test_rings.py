@@ -1,0 +1,123 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from watermark import RingKey, watermarked_noise
+from watermark.rings import key_vector, ring_values, rings_for
+
+SHAPES = [(4, 32, 32), (4, 64, 64), (16, 128, 128), (4, 96, 64), (4, 17, 23)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rings_are_closed_under_conjugation_and_leave_the_centre_alone(shape):
+    rings = rings_for(shape)
+    index = rings.index
+    twin = np.roll(index[::-1, ::-1], 1, axis=(0, 1))
+    assert np.array_equal(index, twin)
+    assert index[0, 0] == -1
+    assert rings.bins.min() > 0
+    assert set(rings.channels) <= set(range(shape[0]))
+    assert rings.count >= 16 or len(rings.channels) == shape[0]
+
+
+def test_layout_for_known_sizes():
+    assert (rings_for((4, 32, 32)).channels, rings_for((4, 32, 32)).radii) == ((0, 3), tuple(range(3, 11)))
+    assert (rings_for((1, 4, 64, 64)).channels, rings_for((4, 64, 64)).radii) == ((0,), tuple(range(3, 21)))
+
+
+def test_rings_are_round_on_a_picture_that_is_not_square():
+    index = rings_for((4, 96, 64)).index
+    assert index[0, 10] == index[15, 0] == 10 - 3
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("strength", [0.7, 1.0])
+def test_noise_is_exactly_real_and_carries_the_key(shape, strength):
+    key, n = RingKey.generate(), np.sqrt(shape[-1] * shape[-2])
+    plain = torch.randn((2, *shape), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    noise = watermarked_noise(
+        key, (2, *shape), strength=strength, generator=torch.Generator().manual_seed(5), dtype=torch.float64
+    )
+    rings = rings_for(shape)
+    ours, theirs = torch.fft.fft2(noise), torch.fft.fft2(plain)
+    expected = theirs.clone()
+    for channel, values in zip(rings.channels, ring_values(key, shape), strict=True):
+        for i, value in enumerate(values):
+            bins = torch.from_numpy(rings.index == i)
+            own = theirs[:, channel, bins]
+            expected[:, channel, bins] = strength * value * n + np.sqrt(1 - strength**2) * own
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-9 * n)  # what .real dropped was nothing
+
+
+def test_unit_variance_whatever_the_key():
+    keys = [RingKey(bytes([i]) * 32) for i in range(50)]
+    g = torch.Generator().manual_seed(0)
+    noise = torch.cat([watermarked_noise(key, (20, 4, 32, 32), generator=g) for key in keys])
+    variances = noise.square().mean((0, 2, 3))
+    together = [variances[1], variances[2], variances[[0, 3]].mean()]  # a key may favour one of its channels
+    assert max(abs(v - 1) for v in together) < 4 * (2 / (1000 * 1024)) ** 0.5
+    unmarked = noise[:, 1:3].flatten()[:50_000].numpy()
+    assert stats.kstest(unmarked, "norm").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_key_has_the_energy_of_white_noise(shape):
+    rings = rings_for(shape)
+    for i in range(10):
+        values = ring_values(RingKey(bytes([i]) * 32), shape)
+        assert (values**2 @ rings.bins).sum() == pytest.approx(len(rings.channels) * rings.bins.sum())
+
+
+def test_key_directions_are_uniform():
+    """Coordinates of a uniform direction in R^m, squared, follow Beta(1/2, (m − 1)/2)."""
+    k = np.stack([key_vector(RingKey(i.to_bytes(32, "big")), (4, 32, 32)) for i in range(2000)])
+    k /= np.linalg.norm(k, axis=1, keepdims=True)
+    m = k.shape[1]
+    for j in range(m):
+        assert stats.kstest(k[:, j] ** 2, stats.beta(0.5, (m - 1) / 2).cdf).pvalue > 1e-4
+    assert np.abs(k.T @ k / 2000 * m - np.eye(m)).max() < 0.2
+
+
+def test_derivation_does_not_change_between_releases():
+    key = RingKey(bytes(range(32)))
+    assert key.id == "21ad784154b1387a"
+    expected = [-7.0711, 4.1209, 4.8528, -6.195]
+    np.testing.assert_allclose(key_vector(key, (4, 32, 32))[:4], expected, atol=1e-4)
+
+
+def test_same_generator_same_noise_and_other_shapes_other_rings():
+    key = RingKey.generate()
+    a, b = (watermarked_noise(key, (1, 4, 32, 32), generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(a, b)
+    assert not np.allclose(key_vector(key, (4, 32, 32))[:8], key_vector(key, (4, 32, 48))[:8])
+
+
+def test_global_random_state_is_left_alone():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    watermarked_noise(RingKey.generate(), (1, 4, 32, 32), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_secret_is_not_in_the_repr():
+    key = RingKey.generate()
+    for text in (repr(key), str(key), f"{key}", repr([key]), repr({"key": copy.copy(key)})):
+        assert key.secret.hex() not in text
+        assert repr(key.secret) not in text
+    assert key.id not in key.secret.hex()
+
+
+def test_bad_arguments_are_named():
+    for secret in (b"short", "x" * 32, bytes(33)):
+        with pytest.raises(ValueError, match="32 bytes"):
+            RingKey(secret)
+    key = RingKey.generate()
+    for shape in ((32, 32), (4, 8, 32), (0, 32, 32)):
+        with pytest.raises(ValueError, match="at least 16"):
+            watermarked_noise(key, shape)
+    for strength in (0.0, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="strength"):
+            watermarked_noise(key, (1, 4, 32, 32), strength=strength)
