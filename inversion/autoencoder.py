@@ -51,12 +51,12 @@ def from_diffusers(vae: Any) -> Autoencoder:  # noqa: ANN401 - diffusers is unty
     def like_network(a: Tensor) -> Tensor:
         return a.to(vae.device, vae.dtype, memory_format=torch.channels_last)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(x: Tensor) -> Tensor:
         mode = vae.encode(like_network(x)).latent_dist.mode()
         return ((mode.float() - shift) * scale).contiguous()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(z: Tensor) -> Tensor:
         return vae.decode(like_network(z / scale + shift)).sample.float().clamp(-1, 1).contiguous()
 

@@ -49,7 +49,7 @@ def move(z: Tensor, eps: Tensor, alpha: float, sigma: float, alpha_to: float, si
     return (alpha_to / alpha) * z + (sigma_to - alpha_to * sigma / alpha) * eps
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def sample(
     model: LatentDiffusionModel,
     z_T: Tensor,
@@ -80,7 +80,7 @@ def sample(
     return ddim_sample(eps, z_T, ddim_schedule(model.scheduler_config, steps), progress)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def invert_diffusion(
     model: LatentDiffusionModel,
     z_0: Tensor,

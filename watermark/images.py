@@ -97,11 +97,12 @@ def read_bytes(path: str | Path) -> bytes:
         raise ImageError("not_found", "no such file") from None
     except (OSError, ValueError) as error:
         raise ImageError("unreadable", str(getattr(error, "strerror", None) or error)) from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        what = "a directory" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+        raise ImageError("not_a_file", f"this is {what}, not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            what = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-            raise ImageError("not_a_file", f"this is {what}, not a regular file")
         try:
             raw = file.read(MAX_BYTES + 1)
         except OSError as error:

@@ -1,0 +1,197 @@
+import csv
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+from watermark import KeyStore
+from watermark.cli import cli, main
+
+
+def commands(group=cli, path=()):
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def examples(command):
+    return re.findall(r"^ *(treering .*)$", command.help, flags=re.MULTILINE)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, folder, alice):
+    """A directory with marked pictures in out/ and the key alice in the store."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TREERING_STORE", str(tmp_path / "keys.db"))
+    KeyStore(tmp_path / "keys.db").add("alice", alice)
+    (tmp_path / "out").mkdir()
+    for i in range(2):
+        (tmp_path / "out" / f"marked-{i}.png").write_bytes((folder / f"marked-{i}.png").read_bytes())
+    return tmp_path
+
+
+def run(line):
+    words = shlex.split(line)
+    assert words[0] == "treering"
+    return main([w for word in words[1:] for w in (sorted(map(str, Path().glob(word))) if "*" in word else [word])])
+
+
+@pytest.mark.parametrize(("path", "command"), [pytest.param(p, c, id=" ".join(p)) for p, c in commands()])
+def test_every_command_has_help_with_an_example_that_runs(path, command, workplace, capsys):
+    assert main([*path, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert examples(command)
+    for example in examples(command):
+        assert example in shown  # click did not fold it
+    line = examples(command)[0]
+    assert line.startswith("treering " + " ".join(path))
+    if path == ("demo",):
+        return  # test_demo runs it
+    if path == ("key", "create"):
+        main(["key", "delete", "alice", "--yes"])
+    if path == ("key", "import"):
+        main(["key", "export", "alice", "-o", "alice.key"])
+        main(["key", "delete", "alice", "--yes"])
+    if path == ("key", "delete"):
+        line += " --yes"
+    (workplace / "suspect.png").write_bytes((workplace / "out" / "marked-0.png").read_bytes())
+    assert run(line) == 0, capsys.readouterr()
+
+
+def test_keys_from_the_command_line(workplace, capsys):
+    secret = KeyStore(workplace / "keys.db").get("alice").secret.hex()
+    assert run("treering key create bob --label 'team B'") == 0
+    assert run("treering key create bob") == 2
+    assert run("treering key show bob") == 0
+    assert run("treering key export alice -o a.key") == 0
+    assert run("treering key export alice -o a.key") == 2
+    assert run("treering key delete bob --yes") == 0
+    assert run("treering key delete bob --yes") == 2
+    assert run("treering key show nobody") == 2
+    assert run("treering key list") == 0
+    everything = "".join(capsys.readouterr())
+    assert "team B" in everything
+    assert "a key named 'bob' exists already" in everything
+    assert secret not in everything
+    assert run("treering key list --json") == 0
+    assert [json.loads(line)["name"] for line in capsys.readouterr().out.splitlines()] == ["alice"]
+    assert run("treering key list --csv") == 0
+    assert next(csv.DictReader(io.StringIO(capsys.readouterr().out)))["name"] == "alice"
+
+
+def test_embed_then_verify(workplace, capsys):
+    assert run("treering embed 'a strawberry' 'a rose' -n 2 --key alice --seed 5 --steps 25 -o new --json") == 0
+    made = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [m["seed"] for m in made] == [5, 6, 7, 8]
+    assert run("treering verify new/*.png --key alice --json --fpr 1e-4") == 0
+    verdicts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [v["name"] for v in verdicts] == sorted(m["path"] for m in made)
+    assert all(v["status"] == "watermarked" for v in verdicts)
+    assert run("treering embed 'a strawberry' --key alice --seed 5") == 0
+    assert run("treering embed 'a strawberry' --key alice --seed 5") == 2
+    assert "exists; choose another --seed" in capsys.readouterr().err
+
+
+def test_exit_codes_and_outputs_of_verify(workplace, folder, capsys):
+    unmarked = folder / "unmarked-0.png"
+    assert run("treering verify out/*.png --key alice") == 0
+    table = capsys.readouterr().out
+    assert "out/marked-0.png" in table
+    assert "watermarked" in table
+    assert run(f"treering verify out/marked-0.png {unmarked} --key alice") == 1
+    assert run(f"treering verify out/marked-0.png missing.png {unmarked} --key alice") == 2
+    assert run("treering verify out/marked-0.png --key nobody") == 2
+    assert "no key named 'nobody'" in capsys.readouterr().err
+    assert run("treering verify out/marked-0.png") == 2
+    assert run("treering verify out/marked-0.png --key alice --model ./nowhere") == 2
+    assert "no model './nowhere'" in capsys.readouterr().err
+    run("treering key create bob")
+    capsys.readouterr()
+    assert run("treering verify out/marked-0.png --all-keys --csv") == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (row["key"], row["keys_tried"], row["status"]) == ("alice", "2", "watermarked")
+
+
+def test_odd_file_names(workplace, capsys):
+    for name in ("-dash.png", "new\nline.png", os.fsdecode(b"\xff\xfe.png"), "[red]x.png"):
+        (workplace / name).write_bytes(b"nonsense")
+        for form in ([], ["--json"], ["--csv"]):
+            assert main(["verify", "--key", "alice", *form, "--", name]) == 2
+            out = capsys.readouterr().out
+            if form == ["--json"]:
+                assert json.loads(out)["name"] == name
+            assert "nonsense" not in out
+            assert out.isprintable() or "\n" in out
+            if name.startswith("[red]"):
+                assert name in out
+
+
+def test_inspect_draws_a_figure(workplace, folder, capsys):
+    assert run("treering inspect out/marked-0.png --key alice") == 0
+    assert (workplace / "out" / "marked-0-rings.png").stat().st_size > 10_000
+    assert run(f"treering inspect {folder / 'unmarked-0.png'} --key alice -o u.png") == 1
+    (workplace / "bad.png").write_bytes(b"nonsense")
+    assert run("treering inspect bad.png --key alice") == 2
+
+
+def test_usage_errors_exit_with_2(capsys):
+    for line in ("treering", "treering nonsense", "treering verify", "treering verify x --fpr 2 --key a"):
+        assert run(line) == 2
+    assert run("treering --version") == 0
+    assert run("treering --help") == 0
+
+
+def test_a_bug_is_trouble_and_not_a_verdict(monkeypatch, capsys):
+    monkeypatch.setattr("watermark.cli_options.key_store", lambda path: 1 / 0)
+    monkeypatch.setattr("watermark.cli_keys.key_store", lambda path: 1 / 0)
+    assert main(["key", "list"]) == 2
+    assert "this is a bug" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["watermark", "inversion"])
+def test_name_clash_is_detected(name, tmp_path, monkeypatch, capsys):
+    info = tmp_path / f"{name}-2.6.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 2.6.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["key", "list"]) == 2
+    assert f"pip uninstall {name}" in capsys.readouterr().err
+
+
+def test_help_starts_without_torch():
+    code = "import sys; from watermark.cli import main; main(['--help']); print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "False"
+
+
+def test_interrupt_exits_with_130(workplace):
+    command = [sys.executable, "-c", "import sys; from watermark.cli import main; sys.exit(main())"]
+    arguments = ["embed", "a tiger", "-n", "64", "--key", "alice", "-o", "many"]
+    process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 60
+    while not (workplace / "many").exists() and time.time() < deadline:
+        time.sleep(0.1)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+
+
+def test_closed_pipe_is_not_a_verdict(workplace):
+    command = f"{sys.executable} -c 'import sys; from watermark.cli import main; sys.exit(main())'"
+    script = f"set -o pipefail; {command} key list --json | (exec 0<&-; sleep 1)"
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode not in {0, 1} or result.stderr == ""

@@ -1,0 +1,23 @@
+import json
+
+from PIL import Image
+
+from watermark.cli import main
+
+
+def test_demo_finds_exactly_the_marked_pictures(tmp_path, capsys):
+    assert main(["demo", "-o", str(tmp_path / "demo")]) == 0
+    out = capsys.readouterr().out
+    for line in (
+        "marked: 8 of 8 found",
+        "marked, then JPEG at quality 75: 8 of 8 found",
+        "unmarked, same prompts and seeds: 0 of 8 found",
+        "photographs: 0 of 8 found",
+    ):
+        assert line in out
+    with Image.open(tmp_path / "demo" / "demo.png") as figure:
+        assert min(figure.size) > 800
+    files = [str(f) for f in sorted((tmp_path / "demo").glob("marked-*.png"))]
+    assert len(files) == 8
+    assert main(["verify", files[0], "--key", "demo", "--store", str(tmp_path / "demo" / "keys.db"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "watermarked"

@@ -1,0 +1,166 @@
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from inversion import LatentDiffusionModel
+from watermark import RingKey, Verifier, detect, watermarked_noise
+from watermark.demo import jpeg, photographs
+from watermark.generate import file_name, generate
+from watermark.verify import INCONCLUSIVE, NOT_DETECTED, UNREADABLE, WATERMARKED
+
+OTHER = RingKey(b"\x42" * 32)
+
+
+@pytest.fixture(scope="module")
+def verifier(sapling, alice):
+    return Verifier(sapling, {"alice": alice})
+
+
+def test_marked_pictures_are_found(verifier, marked):
+    for verdict in verifier.verify(marked):
+        assert verdict.status == WATERMARKED
+        assert verdict.key == "alice"
+        assert verdict.p_value < 1e-6
+        assert 0.45 < verdict.rho < 0.8
+
+
+def test_marked_pictures_survive_jpeg(verifier, marked):
+    verdicts = list(verifier.verify(jpeg(image) for image in marked))
+    assert all(v.p_value < 1e-4 for v in verdicts)
+
+
+def test_unmarked_pictures_and_photographs_are_not(verifier, unmarked):
+    for verdict in verifier.verify(unmarked + photographs(4, (128, 128))):
+        assert verdict.status == NOT_DETECTED
+        assert verdict.p_value > 1e-4
+
+
+def test_another_key_is_not_taken_for_it(sapling, marked, alice):
+    wrong = {f"key {i}": RingKey(bytes([100 + i]) * 32) for i in range(20)}
+    for verdict in Verifier(sapling, wrong).verify(marked):
+        assert verdict.status == NOT_DETECTED
+    for verdict in Verifier(sapling, wrong | {"alice": alice}).verify(marked):
+        assert (verdict.status, verdict.key, verdict.keys_tried) == (WATERMARKED, "alice", 21)
+
+
+def test_p_is_multiplied_by_the_number_of_keys(sapling, alice, unmarked):
+    alone = [v.p_value for v in Verifier(sapling, {"alice": alice}).verify(unmarked)]
+    both = list(Verifier(sapling, {"alice": alice, "other": OTHER}).verify(unmarked))
+    for p, verdict in zip(alone, both, strict=True):
+        if verdict.key == "alice":
+            assert verdict.p_value == pytest.approx(min(1, 2 * p))
+        else:
+            assert verdict.p_value <= min(1, 2 * p)
+
+
+def test_decoder_inversion_brings_back_more_than_the_encoder(sapling, alice, marked):
+    rho = {
+        d: [v.rho for v in Verifier(sapling, {"alice": alice}, decoder=d).verify(marked)]
+        for d in ("encoder", "forward_step")
+    }
+    assert np.mean(rho["forward_step"]) > np.mean(rho["encoder"])
+
+
+def test_one_bad_image_does_not_stop_the_others(verifier, folder, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"nonsense")
+    Image.new("RGB", (128, 128), (9, 9, 9)).save(tmp_path / "flat.png")
+    paths = [folder / "marked-0.png", bad, tmp_path / "flat.png", tmp_path / "none.png", folder / "unmarked-0.png"]
+    verdicts = list(verifier.verify(paths))
+    assert [v.status for v in verdicts] == [WATERMARKED, UNREADABLE, INCONCLUSIVE, UNREADABLE, NOT_DETECTED]
+    assert [v.name for v in verdicts] == [str(p) for p in paths]
+    assert verdicts[1].reason.startswith("unreadable: ")
+    assert verdicts[2].reason.startswith("flat: ")
+    assert verdicts[3].reason.startswith("not_found: ")
+    assert verdicts[1].p_value is verdicts[2].p_value is None
+    json.dumps([asdict(v) for v in verdicts], allow_nan=False)
+
+
+def test_verdicts_do_not_depend_on_the_batch(sapling, alice, marked, unmarked):
+    images = [*marked, *unmarked]
+    one, all_of_them = (
+        [v.p_value for v in Verifier(sapling, {"alice": alice}, batch_size=n).verify(images)] for n in (1, 8)
+    )
+    np.testing.assert_allclose(np.log10(one), np.log10(all_of_them), atol=0.05)
+
+
+def test_images_are_read_as_they_are_needed(verifier, marked):
+    taken = []
+
+    def stream():
+        for image in marked * 5:
+            taken.append(1)
+            yield image
+
+    next(verifier.verify(stream()))
+    assert len(taken) == verifier.batch_size
+
+
+def test_latents_that_overflow_are_inconclusive(sapling, alice, marked):
+    from dataclasses import replace
+
+    encode = sapling.autoencoder.encode
+
+    def overflowing(x):
+        z = encode(x)
+        z[x.mean((1, 2, 3)) == x.mean((1, 2, 3))[0]] = torch.nan
+        return z
+
+    broken = replace(sapling, autoencoder=replace(sapling.autoencoder, encode=overflowing))
+    verdicts = list(Verifier(broken, {"alice": alice}).verify(marked[:2]))
+    assert [v.status for v in verdicts] == [INCONCLUSIVE, WATERMARKED]
+    assert "not finite" in verdicts[0].reason
+
+
+def test_the_one_line_for_ones_own_pipeline(sapling, alice):
+    from diffusers import StableDiffusionPipeline
+
+    from inversion.model import sapling_folder
+
+    pipe = StableDiffusionPipeline.from_pretrained(sapling_folder())
+    pipe.set_progress_bar_config(disable=True)
+    z_T = watermarked_noise(alice, (1, 4, 32, 32), generator=torch.Generator().manual_seed(1))
+    image = pipe("a red apple", latents=z_T, num_inference_steps=20, guidance_scale=3.0).images[0]
+    (verdict,) = Verifier(LatentDiffusionModel.from_pipeline(pipe), {"alice": alice}).verify([image])
+    assert verdict.status == WATERMARKED
+
+
+def test_generated_pictures_do_not_depend_on_the_batch(sapling, alice):
+    prompts = ["a tiger", "a strawberry", "a rose"]
+    together, alone = (
+        [
+            np.asarray(g.image, dtype=int)
+            for g in generate(sapling, prompts, key=alice, seed=3, steps=4, batch_size=n)
+        ]
+        for n in (3, 1)
+    )
+    for a, b in zip(together, alone, strict=True):
+        assert np.abs(a - b).max() <= 2
+
+
+def test_the_noise_that_generation_starts_from_carries_the_key(sapling, alice):
+    from watermark.generate import initial_noise
+
+    assert detect(initial_noise(sapling, alice, 5), alice).p_value[0] < 1e-9
+    assert detect(initial_noise(sapling, None, 5), alice).p_value[0] > 1e-3
+
+
+def test_file_names_are_plain():
+    assert file_name("A red apple, on a blue background!", 7) == "a-red-apple-on-a-blue-background-7.png"
+    assert file_name("../../etc/passwd", 1) == "etc-passwd-1.png"
+    assert file_name("日本", 2) == "picture-2.png"
+    assert len(file_name("x" * 500, 3)) < 60
+
+
+def test_bad_arguments_are_named(sapling, alice):
+    with pytest.raises(ValueError, match="keys"):
+        Verifier(sapling, {})
+    for fpr in (0.0, 1.0):
+        with pytest.raises(ValueError, match="fpr"):
+            Verifier(sapling, {"alice": alice}, fpr=fpr)
+    with pytest.raises(ValueError, match="batch_size"):
+        Verifier(sapling, {"alice": alice}, batch_size=0)
