@@ -178,6 +178,36 @@ def draw(curves: dict, path: Path) -> None:
     figure.savefig(path)
 
 
+def readme_table(result: dict) -> str:
+    """The two tables that the README shows, in Markdown."""
+    lines = [
+        "| pictures without the key | p ≤ 1e-2 | p ≤ 1e-3 | p ≤ 1e-4 | one key each, p ≤ 1e-2 "
+        "| usual t on bins, p ≤ 1e-6 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for family in ("unmarked", "another key", "photographs"):
+        ours, usual = (result["nulls"][f"{family} | forward_step | {test}"] for test in ("rings", "bins"))
+        mean, single = ours["averaged over keys"], ours["one key an image"]["0.01"]
+        cells = [f"{mean[level]:.1e}" for level in ("0.01", "0.001", "0.0001")]
+        cells.append(f"{single['hits']} of {single['trials']}")
+        lines.append(f"| {family} | {' | '.join(cells)} | {usual['averaged over keys']['1e-06']:.1e} |")
+    lines += [
+        "",
+        "| pictures with the key | found at p ≤ 1e-6 | 95 % interval | median p | mean ρ |",
+        "|---|---|---|---|---|",
+    ]
+    for kind in ("marked", "marked, JPEG 75"):
+        for decoder, name in (("encoder", "encoder only"), ("forward_step", "decoder inversion")):
+            row = result["marked"][f"{kind} | {decoder}"]
+            found = row["found"]["1e-06"]
+            low, high = found["ci95"]
+            lines.append(
+                f"| {kind}, {name} | {found['hits']} of {found['trials']} | {low:.3f} … {high:.3f} "
+                f"| {row['p median']:.0e} | {row['rho mean']:.2f} |"
+            )
+    return "\n".join(lines)
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--quick", is_flag=True, help="8 pictures of each kind instead of 128.")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=RESULTS)
@@ -188,6 +218,7 @@ def main(quick: bool, output: Path) -> None:
     settings = {"pictures of each kind": count, "seed": SEED, "random keys": RANDOM_KEYS, "quick": quick}
     path = write("verdicts", {"settings": settings} | result, output)
     draw(curves, path.with_suffix(".png"))
+    click.echo(readme_table(result))
     click.echo(f"wrote {path} and {path.with_suffix('.png')}")
 
 

@@ -1,6 +1,6 @@
 """Decoder inversion: the latent z with D(z) = x, without differentiating the decoder.
 
-The encoder is not the inverse of the decoder. Hong et al. 2024 (https://arxiv.org/abs/2409.18442, eq. 3) solve
+The encoder is not the inverse of the decoder. Hong et al. 2024 (https://arxiv.org/abs/2409.18442) solve
 E(D(z)) = E(x) instead, by T(z) = E(D(z)) − E(x), starting from z = E(x). The pixel error ‖D(z) − x‖ comes free
 with every evaluation of T and decides which iterate is returned.
 """

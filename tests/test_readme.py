@@ -1,0 +1,84 @@
+"""The README's commands and programs run in one empty directory; its numbers are those of the results."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# What a hub model on a GPU is replaced by where there is neither.
+HERE = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": str(ROOT / "data" / "sapling"),
+    "float16": "float32",
+    '"cuda"': '"cpu"',
+    "(1, 4, 64, 64)": "(1, 4, 32, 32)",
+}
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    path = tmp_path_factory.mktemp("readme")
+    bin_folder = path / "bin"
+    bin_folder.mkdir()
+    script = bin_folder / "treering"
+    script.write_text(f"#!{sys.executable}\nimport sys\nfrom watermark.cli import main\nsys.exit(main())\n")
+    script.chmod(0o755)
+    (path / "work").mkdir()
+    environment = {
+        "PATH": f"{bin_folder}:{os.environ['PATH']}",
+        "TREERING_STORE": str(path / "keys.db"),
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+    }
+    return path / "work", os.environ | environment
+
+
+def test_commands_run(place):
+    work, environment = place
+    lines = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+    lines = [line for line in lines if line.startswith("treering ") and not line.startswith("treering demo")]
+    assert len(lines) >= 6
+    for line in lines:
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=work, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+
+
+def test_programs_run(place):
+    work, environment = place
+    programs = blocks("python")
+    assert len(programs) >= 2
+    for program in programs:
+        here = program
+        for hub, local in HERE.items():
+            here = here.replace(hub, local)
+        done = subprocess.run(
+            [sys.executable, "-c", here], cwd=work, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, here + done.stderr
+
+
+def test_make_targets_and_files_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^\$ make (\w+)", README, flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+    for link in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+def test_numbers_are_those_of_the_results():
+    """Every number in the README's results table is printed from the result file, as the table prints it."""
+    result = json.loads((ROOT / "benchmarks" / "results" / "verdicts.json").read_text(encoding="utf-8"))
+    from benchmarks.verdicts import readme_table
+
+    assert readme_table(result) in README
