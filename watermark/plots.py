@@ -94,7 +94,7 @@ def gallery_figure(rows: Sequence[tuple[str, Sequence[tuple[Image.Image, Verdict
     """
     rings = rings_for(tuple(rows[0][1][0][2].shape))
     columns = max(len(items) for _, items in rows)
-    figure = Figure(figsize=(1.28 * columns + 0.4, 2.95 * len(rows)), dpi=110, layout="constrained")
+    figure = Figure(figsize=(1.28 * columns + 0.4, 2.95 * len(rows)), dpi=100, layout="constrained")
     parts: Any = figure.subfigures(len(rows), 1, hspace=0.02, squeeze=False)
     for part, (title, items) in zip(parts[:, 0], rows, strict=True):
         found = sum(v.status == WATERMARKED for _, v, _ in items)
