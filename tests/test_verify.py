@@ -115,6 +115,8 @@ def test_latents_that_overflow_are_inconclusive(sapling, alice, marked):
     verdicts = list(Verifier(broken, {"alice": alice}).verify(marked[:2]))
     assert [v.status for v in verdicts] == [INCONCLUSIVE, WATERMARKED]
     assert "not finite" in verdicts[0].reason
+    (alone,) = Verifier(broken, {"alice": alice}).verify(marked[:1])
+    assert alone.status == INCONCLUSIVE
 
 
 def test_the_one_line_for_ones_own_pipeline(sapling, alice):

@@ -85,7 +85,9 @@ def ring_sums(noise: Tensor | NDArray[np.floating]) -> tuple[NDArray[np.float64]
     rings = rings_for(z.shape)
     marked = rings.index.ravel() >= 0
     membership = np.eye(len(rings.radii))[rings.index.ravel()[marked]]
-    spectrum = np.fft.fft2(z[:, list(rings.channels)]).reshape(len(z), len(rings.channels), -1)[:, :, marked]
+    spectrum = np.fft.fft2(z[:, list(rings.channels)]).reshape(len(z), len(rings.channels), marked.size)[
+        :, :, marked
+    ]
     spectrum /= np.sqrt(z.shape[-2] * z.shape[-1])
     y = spectrum.real @ membership / np.sqrt(rings.bins)
-    return y.reshape(len(z), -1), (spectrum.real**2 + spectrum.imag**2).sum((1, 2))
+    return y.reshape(len(z), rings.count), (spectrum.real**2 + spectrum.imag**2).sum((1, 2))
