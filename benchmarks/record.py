@@ -1,10 +1,12 @@
-"""What every result file says of the run that made it, and exact intervals for its rates."""
+"""What every result file says of the run that made it, exact intervals for its rates, and peaks of memory."""
 
 from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Callable
 from importlib import metadata
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     } | {name: metadata.version(name) for name in PACKAGES}
 
@@ -28,6 +31,18 @@ def rate(hits: int, trials: int) -> dict[str, Any]:
     """A rate with its 95 % Clopper–Pearson interval."""
     interval = stats.binomtest(hits, trials).proportion_ci(0.95, "exact")
     return {"hits": hits, "trials": trials, "rate": hits / trials, "ci95": [interval.low, interval.high]}
+
+
+def peak_memory(run: Callable[[], object]) -> int:
+    """By how many bytes PyTorch's allocations on the CPU rise while a function runs, at most.
+
+    Counts tensors, and neither what the allocator holds back nor the scratch space of a convolution library.
+    """
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes.sort(key=lambda event: event.start_ns())
+    return max(accumulate((event.nbytes() for event in changes), initial=0))
 
 
 def write(name: str, result: dict[str, Any], folder: Path = RESULTS) -> Path:

@@ -1,8 +1,9 @@
 """The encoder E and the decoder D of a latent diffusion model as two functions with one convention.
 
-Pictures x are float32 in [-1, 1], shape (B, 3, H, W); latents z are float32 on the scale that the diffusion
-model sees, shape (B, C, H/f, W/f). E is the *mode* of the posterior, never a sample, so that it is a function;
-D clamps to the pixel range, because every picture that anybody can verify was clamped when it was saved.
+Pictures x are float32 in [-1, 1], shape (B, 3, H, W), and videos (B, 3, F, H, W); latents z are float32 on the
+scale that the diffusion model sees, shape (B, C, H/f, W/f) or (B, C, F', H/f, W/f): channels always come second,
+whatever a pipeline's own layout. E is the *mode* of the posterior, never a sample, so that it is a function; D
+clamps to the pixel range, because every picture that anybody can verify was clamped when it was saved.
 """
 
 from __future__ import annotations
@@ -14,51 +15,81 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inversion.conventions import convention
+
 
 @dataclass(frozen=True)
 class Autoencoder:
     """An encoder E, a decoder D and the sizes that connect them.
 
     Args:
-        encode: E, (B, 3, H, W) float32 in [-1, 1] → (B, channels, H/factor, W/factor) float32.
-        decode: D, the other way, with values clamped to [-1, 1].
+        encode: E, (B, 3, [F,] H, W) float32 in [-1, 1] → (B, channels, [F',] H/factor, W/factor) float32; builds
+            no graph.
+        decode: D, the other way, with values clamped to [-1, 1]; builds no graph.
         channels: number of latent channels C.
         factor: how many pixels a latent is wide, f.
+        frame_factor: None for pictures (B, 3, H, W), n for videos of F = 1 + n (F' − 1) frames: 1 where every frame
+            has its latent, more where the first frame has one and then every n frames share one.
+        decode_with_grad: D, differentiable with respect to z and not clamped; None if there is no such function.
     """
 
     encode: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
     channels: int
     factor: int
+    frame_factor: int | None = None
+    decode_with_grad: Callable[[Tensor], Tensor] | None = None
 
 
-def from_diffusers(vae: Any) -> Autoencoder:  # noqa: ANN401 - diffusers is untyped
-    """Wrap a diffusers ``AutoencoderKL``: z = (mode(x) − shift) · scale, and its inverse.
+def from_diffusers(vae: Any, *, upcast: bool | None = None) -> Autoencoder:  # noqa: ANN401 - diffusers is untyped
+    """Wrap an autoencoder of diffusers: z = (mode(x) − shift) · scale, and its inverse, as its pipeline has them.
 
-    The network keeps its own dtype and device; what goes in and comes out is float32.
+    Supported are the classes that :mod:`inversion.conventions` lists. What goes in and comes out is float32; the
+    network keeps its device and, unless it is upcast, its dtype. It is put into evaluation mode and its weights no
+    longer require gradients. Wan and QwenImage clamp inside the network, so there ``decode_with_grad`` does too.
+    CogVideoX decodes an even number F' of latent frames into n F' frames, as its pipeline does.
+
+    Args:
+        vae: an autoencoder of diffusers.
+        upcast: whether to cast the weights to float32, once and in place, without a copy. A pipeline that shares
+            the autoencoder then has it in float32 as well, and cannot decode float16 latents itself any more. None
+            is for float16 weights whose config sets ``force_upcast: true``, as SDXL's does. The default of that
+            setting, true as well, does not count: SD 1.x has it and is fine in float16.
 
     Raises:
         TypeError: for any other class, because its scaling convention is not known here.
+        ValueError: if the decoder draws noise, so that D is not a function; and in ``encode``, if a video has a
+            number of frames that the autoencoder cannot represent.
     """
-    if type(vae).__name__ != "AutoencoderKL":
-        raise TypeError(
-            f"the autoencoder is a {type(vae).__name__}; only AutoencoderKL is supported, because the scale and "
-            "shift between its latents and the diffusion model's must be known"
-        )
-    scale = float(vae.config.scaling_factor)
-    shift = float(vae.config.shift_factor or 0.0)
+    c = convention(vae)
+    vae.eval().requires_grad_(False)
+    if upcast is None:
+        upcast = vae.dtype == torch.float16 and asks_for_upcast(vae.config)
+    if upcast:
+        vae.to(dtype=torch.float32)
 
-    def like_network(a: Tensor) -> Tensor:
-        return a.to(vae.device, vae.dtype, memory_format=torch.channels_last)
+    def to_network(a: Tensor) -> Tensor:
+        layout = torch.channels_last if a.ndim == 4 else torch.contiguous_format
+        return a.to(vae.device, vae.dtype, memory_format=layout)
 
     @torch.no_grad()
     def encode(x: Tensor) -> Tensor:
-        mode = vae.encode(like_network(x)).latent_dist.mode()
-        return ((mode.float() - shift) * scale).contiguous()
+        if c.frame_factor is not None and (x.shape[2] - 1) % c.frame_step:
+            raise ValueError(f"x must have 1 + {c.frame_step} k frames for {type(vae).__name__}, got {x.shape[2]}")
+        mode = c.mode(to_network(x)).float()
+        return ((mode - c.shift.to(mode.device)) * c.scale.to(mode.device)).contiguous()
+
+    def decode_with_grad(z: Tensor) -> Tensor:
+        z = z.to(torch.float32)
+        return c.pixels(to_network(z / c.scale.to(z.device) + c.shift.to(z.device))).float()
 
     @torch.no_grad()
     def decode(z: Tensor) -> Tensor:
-        return vae.decode(like_network(z / scale + shift)).sample.float().clamp(-1, 1).contiguous()
+        return decode_with_grad(z).clamp(-1, 1).contiguous()
 
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    return Autoencoder(encode, decode, channels=int(vae.config.latent_channels), factor=factor)
+    return Autoencoder(encode, decode, c.channels, c.factor, c.frame_factor, decode_with_grad)
+
+
+def asks_for_upcast(config: Any) -> bool:  # noqa: ANN401
+    """Whether ``force_upcast`` is true in a diffusers config because it was set, not because it is the default."""
+    return bool(config.get("force_upcast")) and "force_upcast" not in config.get("_use_default_values", ())

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 CARRIED, NOT_CARRIED, INTERRUPTED = 0, 1, 130
 FPR = 1e-6
-DECODERS = ("forward_step", "encoder")
+DECODERS = ("anderson", "forward_step", "encoder")
 DECODER_HELP = "How pixels become latents: decoder inversion, or the encoder alone."
 VERDICT_FIELDS = ("name", "status", "key", "p_value", "rho", "keys_tried", "reason", "warnings", "sha256")
 

@@ -74,7 +74,7 @@ class Verifier:
     keys: Mapping[str, RingKey]
     fpr: float = 1e-6
     steps: int = 10
-    decoder: str = "forward_step"
+    decoder: str = "anderson"
     batch_size: int = 8
 
     def __post_init__(self) -> None:
