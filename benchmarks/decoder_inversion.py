@@ -255,7 +255,7 @@ def half_precision(x: Tensor, z: Tensor, steps: int) -> dict[str, Any]:
 
 
 def bars(result: dict[str, Any]) -> dict[str, Any]:
-    """The ratios that the README quotes. The default has one evaluation more for its start and one for ``trust``."""
+    """The ratios that the README quotes. The default spends two more evaluations: its start and ``trust``."""
     runs, cost = result["runs"], {k: v["cost"] for k, v in result["costs"].items()}
     curves = {d: runs[f"{d} | anderson | 50"]["nmse within the radius"] for d in ("fp32", "bf16")}
     end = {dtype: curve[STEPS["anderson"]] for dtype, curve in curves.items()}

@@ -29,7 +29,7 @@ RADIUS = 0.15
 variance). A decoder has folds, where two latents give the same pixels; there the encoder's estimate lies between
 them, and the solver can run to the wrong one."""
 
-STEPS = {"anderson": 12, "forward_step": 20, "inertial_km": 100, "adam": 100, "gradient": 100, "encoder": 0}
+STEPS = {"anderson": 12, "forward_step": 10, "inertial_km": 100, "adam": 100, "gradient": 100, "encoder": 0}
 """The methods, and how many updates each makes unless told otherwise."""
 
 
@@ -70,7 +70,7 @@ def invert_decoder(
         x: (B, 3, H, W) float32 pictures in [-1, 1], or (B, 3, F, H, W) videos. A picture autoencoder takes the
             frames of a video one by one, as AnimateDiff and LaVie do.
         method: see above.
-        steps: number of updates; None is 12 for ``anderson``, 20 for ``forward_step``, 100 for the others.
+        steps: number of updates; None is 12 for ``anderson``, 10 for ``forward_step``, 100 for the others.
         chunk_size: pictures, frames, or videos of a video autoencoder, that go through the networks together, ≥ 1.
             Memory grows with it, not with B nor, where frames are independent, with F. It is halved when memory
             runs out.

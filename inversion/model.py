@@ -122,7 +122,7 @@ class LatentDiffusionModel:
         height, width = (size, size) if isinstance(size, int) else size
         return cls(
             name=name,
-            autoencoder=from_diffusers(vae),
+            autoencoder=from_diffusers(vae, upcast=False),  # as this pipeline does
             network=network,
             embed_prompts=embed_prompts,
             scheduler_config=pipe.scheduler.config,

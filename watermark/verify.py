@@ -104,7 +104,7 @@ class Verifier:
         A sample whose latents overflow, as they may in fp16, comes back as NaN and leaves the others alone.
         """
         x = x.to(self.model.device)
-        z_0 = invert_decoder(self.model.autoencoder, x, method=self.decoder).value
+        z_0 = invert_decoder(self.model.autoencoder, x, method=self.decoder, chunk_size=self.batch_size).value
         finite = torch.isfinite(z_0).flatten(1).all(1)[:, None, None, None]
         z_T = invert_diffusion(self.model, torch.where(finite, z_0, 0.0), steps=self.steps)
         return torch.where(finite, z_T, torch.nan)

@@ -1,0 +1,112 @@
+"""Is T(z) = E(D(z)) − E(x) cocoercive where the solvers go? Figs. 2 and 4 of Hong et al. 2024, on Sapling.
+
+    python -m benchmarks.cocoercivity             100 pictures, about two hours on two cores, resumes
+    python -m benchmarks.cocoercivity --quick     2 pictures and few iterations, one minute
+
+For every picture β = min_k ⟨T(z∞) − T(z_k), z∞ − z_k⟩ / ‖T(z∞) − T(z_k)‖², with z∞ the last iterate, against
+‖z_k − z∞‖ at the last k compared, with a least-squares line: the paper's question whether the assumption fails
+where convergence is slow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
+from scipy import stats
+
+from benchmarks.latents import Pictures, generated
+from benchmarks.record import RESULTS, rate, write
+from inversion import Autoencoder, LatentDiffusionModel, Solution
+from inversion.anderson import anderson
+from inversion.decoder import decoder_residual
+from inversion.diagnostics import Path as SolverPath
+from inversion.diagnostics import cocoercivity
+from inversion.solvers import Stop, adam, forward_step, inertial_km
+
+CHUNK = 10
+METHODS: dict[str, tuple[Callable[..., Solution], int, int]] = {
+    "forward step, ρ = 0.001": (partial(forward_step, step_size=0.001), 300, 100),
+    "inertial KM, α = 0.9, ρ = 0.001": (partial(inertial_km, inertia=0.9, step_size=0.001), 300, 100),
+    "Adam": (adam, 300, 50),
+    "forward step, ρ = 0.5": (partial(forward_step, step_size=0.5), 100, 50),
+    "Anderson": (anderson, 50, 20),
+}
+"""Name → solver, iterations, how many of them are compared with the last; the first three as published."""
+
+
+def measure(ae: Autoencoder, pictures: Pictures, name: str, quick: bool) -> dict[str, Any]:
+    """β and distance of every picture along the path of one solver."""
+    solver, steps, compare = METHODS[name]
+    if quick:
+        steps, compare = 6, 3
+    beta, distance, local = [], [], []
+    for _, x in track(list(pictures.chunks(CHUNK)), name, console=Console(stderr=True)):
+        b, residual = decoder_residual(ae, x)
+        path = SolverPath()
+        solver(residual, b, Stop(steps), callback=path)
+        found = cocoercivity(path, compare=compare)
+        beta.append(found.beta)
+        distance.append(found.distance)
+        local.append(found.local[:compare].amin(0))
+    betas, distances = torch.cat(beta).double(), torch.cat(distance).double()
+    line = stats.linregress(betas.numpy(), distances.numpy())
+    return {
+        "beta": betas.tolist(),
+        "distance": distances.tolist(),
+        "smallest local ratio": torch.cat(local).tolist(),
+        "positive": rate(int((betas > 0).sum()), len(betas)),
+        "beta, median": float(betas.median()),
+        "line": {"slope": line.slope, "intercept": line.intercept, "r": line.rvalue, "p": line.pvalue},
+    }
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """One panel a method: every picture a point, and the fitted line."""
+    methods = result["methods"]
+    figure = Figure(figsize=(3.6 * len(methods), 3.6), dpi=120, layout="constrained")
+    for axes, (name, found) in zip(
+        figure.subplots(1, len(methods), squeeze=False)[0], methods.items(), strict=True
+    ):
+        beta, distance = np.array(found["beta"]), np.array(found["distance"])
+        axes.scatter(beta, distance, s=12, color="#0969da", alpha=0.6)
+        ends = np.array([beta.min(), beta.max()])
+        axes.plot(ends, found["line"]["intercept"] + found["line"]["slope"] * ends, color="#cf222e")
+        axes.axvline(0, color="0.6", lw=1)
+        axes.set(title=f"{name}\nr = {found['line']['r']:.2f}", xlabel="β along the path", ylabel="‖z_k − z∞‖")
+    figure.savefig(path)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--quick", is_flag=True, help="2 pictures and few iterations, to see that it runs.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=RESULTS)
+def main(quick: bool, output: Path) -> None:
+    """Measure the cocoercivity of E∘D along the paths of the solvers."""
+    settings = {"pictures": 2 if quick else 100, "seed": 2, "quick": quick}
+    path = output / "cocoercivity.json"
+    result: dict[str, Any] = {"settings": settings, "methods": {}}
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before["settings"] == settings:
+            result = {k: v for k, v in before.items() if k != "environment"}
+    ae = LatentDiffusionModel.load("sapling").autoencoder
+    pictures = generated(settings["pictures"], seed=settings["seed"], steps=25)
+    for name in METHODS:
+        if name not in result["methods"]:
+            result["methods"][name] = measure(ae, pictures, name, quick)
+            write("cocoercivity", result, output)
+    draw(result, path.with_suffix(".png"))
+    click.echo(f"wrote {path} and {path.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()
