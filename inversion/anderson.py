@@ -8,7 +8,7 @@ from torch import Tensor
 from inversion.solvers import Callback, Residual, Solution, State, Stop, solve
 
 SKETCH = 4096
-"""Numbers that Anderson keeps of an error: enough for a least-squares problem in twenty unknowns."""
+"""Numbers that Anderson keeps of an error: enough for a least-squares problem in a few unknowns."""
 
 
 def anderson(
@@ -16,7 +16,7 @@ def anderson(
     z0: Tensor,
     stop: Stop,
     *,
-    memory: int = 20,
+    memory: int = 8,
     step_size: float = 1.0,
     ridge: float = 1e-9,
     callback: Callback | None = None,

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from inversion import solvers
 from inversion.anderson import anderson
 from inversion.autoencoder import Autoencoder
-from inversion.conventions import fold_frames, unfold_frames
+from inversion.conventions import unfold_frames
 from inversion.gradient import decoder_gradient
 from inversion.solvers import Callback, Residual, Solution, Stop, rms
 
@@ -92,7 +92,7 @@ def invert_decoder(
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     stop = Stop(STEPS[method] if steps is None or method == "encoder" else steps, tolerance=1.05 * EIGHT_BIT)
     frames = x.ndim == 5 and autoencoder.frame_factor is None
-    samples = fold_frames(x) if frames else x
+    samples = [frame for clip in x for frame in clip.unbind(1)] if frames else x
 
     def solve(chunk: Tensor) -> Solution:
         return solve_chunk(autoencoder, chunk, method, stop, callback)
@@ -150,16 +150,17 @@ def trust(solution: Solution, b: Tensor, residual: Residual, radius: float) -> S
     )
 
 
-def in_chunks(solve: Callable[[Tensor], Solution], x: Tensor, size: int) -> Iterator[Solution]:
+def in_chunks(solve: Callable[[Tensor], Solution], samples: Tensor | list[Tensor], size: int) -> Iterator[Solution]:
     """Solve samples ``size`` at a time; a chunk that memory does not suffice for is halved, and so are the next."""
     start = 0
-    while start < len(x):
+    while start < len(samples):
         try:
-            yield solve(x[start : start + size])
+            chunk = samples[start : start + size]
+            yield solve(torch.stack(chunk) if isinstance(chunk, list) else chunk)
         except (RuntimeError, MemoryError) as error:
             if size == 1 or not out_of_memory(error):
                 raise
-            size = max(1, min(size, len(x) - start) // 2)
+            size = max(1, min(size, len(samples) - start) // 2)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             continue
@@ -213,5 +214,5 @@ def check(autoencoder: Autoencoder, x: Tensor) -> None:
         )
     if n is not None and (x.shape[2] - 1) % n:
         raise ValueError(f"x must have 1 + {n} k frames, got {x.shape[2]}")
-    if not bool((x.abs() <= 1).all()):
+    if not (float(x.amin()) >= -1 and float(x.amax()) <= 1):  # without a copy; NaN fails both
         raise ValueError("x must be finite and within [-1, 1]")

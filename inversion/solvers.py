@@ -101,7 +101,7 @@ def rms(a: Tensor) -> Tensor:
 def solve(residual: Residual, z0: Tensor, update: Update, stop: Stop, callback: Callback | None = None) -> Solution:
     """Evaluate, keep the best, drop what is finished, update; what all solvers share."""
     rows = torch.arange(len(z0), device=z0.device)
-    z, value = z0.clone(), z0.clone()
+    z, value = z0, z0.clone()
     state: State = ()
     best = torch.full((len(z0),), torch.inf, device=z0.device, dtype=z0.dtype)
     best_residual, reference = best.clone(), best.clone()
@@ -131,6 +131,7 @@ def solve(residual: Residual, z0: Tensor, update: Update, stop: Stop, callback: 
             rows, z, t, error = rows[going], z[going], t[going], error[going]
             state = tuple(a[going] for a in state)
         z, state = update(k, z, t, error, state)
+        del t, error  # pictures, for decoder inversion: not to be held while the next one is decoded
     return Solution(value, best_residual, best, evaluations, best <= stop.tolerance, torch.stack(history))
 
 
