@@ -10,7 +10,6 @@ where convergence is slow.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ from rich.progress import track
 from scipy import stats
 
 from benchmarks.latents import Pictures, generated
-from benchmarks.record import RESULTS, rate, write
+from benchmarks.record import RESULTS, rate, resume, write
 from inversion import Autoencoder, LatentDiffusionModel, Solution
 from inversion.anderson import anderson
 from inversion.decoder import decoder_residual
@@ -92,18 +91,14 @@ def draw(result: dict[str, Any], path: Path) -> None:
 def main(quick: bool, output: Path) -> None:
     """Measure the cocoercivity of E∘D along the paths of the solvers."""
     settings = {"pictures": 2 if quick else 100, "seed": 2, "quick": quick}
-    path = output / "cocoercivity.json"
-    result: dict[str, Any] = {"settings": settings, "methods": {}}
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if before["settings"] == settings:
-            result = {k: v for k, v in before.items() if k != "environment"}
+    result = {"methods": {}} | resume("cocoercivity", settings, output)
     ae = LatentDiffusionModel.load("sapling").autoencoder
     pictures = generated(settings["pictures"], seed=settings["seed"], steps=25)
     for name in METHODS:
         if name not in result["methods"]:
             result["methods"][name] = measure(ae, pictures, name, quick)
             write("cocoercivity", result, output)
+    path = write("cocoercivity", result, output)
     draw(result, path.with_suffix(".png"))
     click.echo(f"wrote {path} and {path.with_suffix('.png')}")
 

@@ -11,7 +11,6 @@ where that is not the best one, it counts against them as it would in use.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from torch import Tensor
 
 from benchmarks import tiny_autoencoder
 from benchmarks.latents import Pictures, generated, nmse, off_range, video
-from benchmarks.record import RESULTS, peak_memory, rate, write
+from benchmarks.record import RESULTS, peak_memory, rate, resume, write
 from inversion import Autoencoder, LatentDiffusionModel, Solution, invert_decoder
 from inversion.anderson import anderson
 from inversion.decoder import RADIUS, STEPS, decoder_residual
@@ -384,13 +383,7 @@ def main(quick: bool, runs: int | None, output: Path) -> None:
     if quick:
         wanted = list(dict.fromkeys(wanted))
     settings = {"pictures": count, "survey pictures": crowd, "seed": 1, "quick": quick, "chunk": CHUNK}
-    path = output / "decoder_inversion.json"
-    result: dict[str, Any] = {"settings": settings, "runs": {}}
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if before["settings"] == settings:
-            result = {k: v for k, v in before.items() if k != "environment"}
-
+    result = {"runs": {}} | resume("decoder_inversion", settings, output)
     models = {d: LatentDiffusionModel.load("sapling", dtype=d).autoencoder for d in ("fp32", "bf16")}
     pictures = generated(count, seed=1)
     x, z = pictures.x, pictures.z

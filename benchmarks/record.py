@@ -45,6 +45,15 @@ def peak_memory(run: Callable[[], object]) -> int:
     return max(accumulate((event.nbytes() for event in changes), initial=0))
 
 
+def resume(name: str, settings: dict[str, Any], folder: Path = RESULTS) -> dict[str, Any]:
+    """What an earlier run with the same settings wrote, to go on from; else the settings alone."""
+    path = folder / f"{name}.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if before.get("settings") != settings:
+        return {"settings": settings}
+    return {key: value for key, value in before.items() if key != "environment"}
+
+
 def write(name: str, result: dict[str, Any], folder: Path = RESULTS) -> Path:
     """Write a result with its environment as ``folder/name.json``."""
     folder.mkdir(parents=True, exist_ok=True)

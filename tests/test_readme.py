@@ -1,5 +1,6 @@
 """The README's commands and programs run in one empty directory; its numbers are those of the results."""
 
+import importlib
 import json
 import os
 import re
@@ -76,9 +77,8 @@ def test_make_targets_and_files_exist():
         assert (ROOT / link).exists(), link
 
 
-def test_numbers_are_those_of_the_results():
-    """Every number in the README's results table is printed from the result file, as the table prints it."""
-    result = json.loads((ROOT / "benchmarks" / "results" / "verdicts.json").read_text(encoding="utf-8"))
-    from benchmarks.verdicts import readme_table
-
-    assert readme_table(result) in README
+@pytest.mark.parametrize("benchmark", ["verdicts", "decoder_inversion"])
+def test_numbers_are_those_of_the_results(benchmark):
+    """Every number in the README's results tables is printed from the result files, as the tables print it."""
+    result = json.loads((ROOT / "benchmarks" / "results" / f"{benchmark}.json").read_text(encoding="utf-8"))
+    assert importlib.import_module(f"benchmarks.{benchmark}").readme_table(result) in README
