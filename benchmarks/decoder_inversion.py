@@ -55,12 +55,12 @@ METHODS: dict[str, tuple[str, Solver]] = {
 
 RUNS = [
     ("fp32", "anderson", 50),
-    ("fp32", "adam", 100),
+    ("bf16", "anderson", 50),
     ("fp32", "gradient", 100),
+    ("fp32", "adam", 100),
     ("fp32", "gradient, D clamped", 100),
     ("fp32", "forward step, ρ = 0.5", 50),
     ("fp32", "inertial KM, α = 0.3", 50),
-    ("bf16", "anderson", 50),
     ("bf16", "adam", 100),
     ("bf16", "gradient", 100),
     ("fp32", "forward step, ρ = 1", 50),

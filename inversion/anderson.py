@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -54,17 +56,26 @@ def anderson(
             return z - step_size * t, (z, t, e, z[:, None][:, :0], t[:, None][:, :0], e[:, None][:, :0])
         newest = [(a - b)[:, None] for a, b in zip((z, t, e), state[:3], strict=True)]
         s, f, r = (torch.cat([old, new], 1)[:, -memory:] for old, new in zip(state[3:], newest, strict=True))
-        exact = torch.float64 if r.device.type != "mps" else torch.float32
-        scale = r.norm(dim=-1).clamp(min=torch.finfo(r.dtype).tiny).to(exact)
-        unit = r.to(exact) / scale[..., None]
-        gram = unit @ unit.mT + ridge * torch.eye(r.shape[1], dtype=exact, device=r.device)
-        gamma = torch.linalg.lstsq(gram, unit @ e.to(exact)[..., None]).solution[..., 0] / scale
-        gamma = gamma.to(z.dtype)
-        mixed_z = z - torch.einsum("nm,nm...->n...", gamma, s)
-        mixed_t = t - torch.einsum("nm,nm...->n...", gamma, f)
+        gamma = mixing(r, e, ridge).to(z).reshape(*r.shape[:2], *[1] * (z.ndim - 1))
+        mixed_z, mixed_t = z - (gamma * s).sum(1), t - (gamma * f).sum(1)
         return mixed_z - step_size * mixed_t, (z, t, e, s, f, r)
 
     return solve(residual, z0, update, stop, callback)
+
+
+def mixing(r: Tensor, e: Tensor, ridge: float) -> Tensor:
+    """γ (n, m) of least squares, e ≈ Σ γ_j r_j, for differences r (n, m, P) and errors e (n, P), in float64.
+
+    The m × m systems are solved on the CPU, whose solver survives dependent differences, and where float64 exists.
+    """
+    home = torch.device("cpu") if r.device.type == "mps" else r.device
+    r, e = r.to(home).double(), e.to(home).double()
+    norm = r.norm(dim=-1)
+    scale = torch.where(norm > 0, norm, 1.0)
+    unit = r / scale[..., None]
+    gram = (unit @ unit.mT).cpu() + ridge * torch.eye(r.shape[1], dtype=torch.float64)
+    solution = torch.linalg.lstsq(gram, (unit @ e[..., None]).cpu()).solution[..., 0]
+    return solution / scale.cpu()
 
 
 def sketch(error: Tensor) -> Tensor:
@@ -73,6 +84,12 @@ def sketch(error: Tensor) -> Tensor:
     group = flat.shape[1] // SKETCH
     if group < 2:
         return flat
-    signs = torch.randint(0, 2, (flat.shape[1],), generator=torch.Generator().manual_seed(0))
-    signed = flat * (2 * signs - 1).to(flat)
+    signed = flat * signs(flat.shape[1], flat.device)
     return torch.nn.functional.pad(signed, (0, -flat.shape[1] % group)).unflatten(1, (-1, group)).sum(-1)
+
+
+@lru_cache(maxsize=1)
+def signs(length: int, device: torch.device) -> Tensor:
+    """±1 at random, int8 (length,), always the same."""
+    drawn = torch.randint(0, 2, (length,), generator=torch.Generator().manual_seed(0))
+    return (2 * drawn - 1).to(device, torch.int8)

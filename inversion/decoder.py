@@ -36,7 +36,7 @@ STEPS = {"anderson": 12, "forward_step": 10, "inertial_km": 100, "adam": 100, "g
 def decoder_residual(autoencoder: Autoencoder, x: Tensor) -> tuple[Tensor, Residual]:
     """E(x), and T(z) = E(D(z)) − E(x) together with the pixel error D(z) − x."""
     b = autoencoder.encode(x)
-    x = x.to(b.device)
+    x = x.to(b)
 
     def residual(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         y = autoencoder.decode(z)
@@ -70,21 +70,25 @@ def invert_decoder(
         x: (B, 3, H, W) float32 pictures in [-1, 1], or (B, 3, F, H, W) videos. A picture autoencoder takes the
             frames of a video one by one, as AnimateDiff and LaVie do.
         method: see above.
-        steps: number of updates; None is 12 for ``anderson``, 10 for ``forward_step``, 100 for the others.
+        steps: number of updates; None is 12 for ``anderson``, 10 for ``forward_step``, 100 for the others but the
+            encoder, which has none. :func:`trust` may need one or two evaluations more.
         chunk_size: pictures, frames, or videos of a video autoencoder, that go through the networks together, ≥ 1.
             Memory grows with it, not with B nor, where frames are independent, with F. It is halved when memory
             runs out.
-        callback: called after every evaluation of E∘D; its rows count within the chunk.
+        callback: called after every evaluation that the solver makes, chunk after chunk; its rows count within the
+            chunk. A chunk that memory did not suffice for starts again.
 
     Returns:
         A :class:`Solution`. ``value`` (B, C, [F',] h, w) is the iterate with the lowest pixel error, E(x) among
         them, or what :func:`trust` makes of it: its pixel error is never above that of E(x). ``merit`` is the pixel
         error (RMS on [-1, 1]); ``converged`` says that it is within 5 % of 8-bit rounding. The numbers are those of
-        each picture or video, (B,), or of each frame where frames are independent, (B, F).
+        each picture or video, (B,), or of each frame where frames are independent, (B, F); a sample that is not
+        finite to begin with has an infinite merit. All lie on the network's device.
 
     Raises:
         ValueError: if the shape, a value of x or an argument is out of range, or the method is unknown.
     """
+    x = x.detach()
     check(autoencoder, x)
     if method not in STEPS:
         raise ValueError(f"method must be one of {', '.join(map(repr, STEPS))}, got {method!r}")
@@ -135,9 +139,9 @@ def trust(solution: Solution, b: Tensor, residual: Residual, radius: float) -> S
     evaluations = solution.evaluations.clone()
     value[rows], residual_rms[rows], merit[rows] = z, rms(t), rms(error)
     evaluations[rows] += 1
-    worse = ~(merit <= solution.history[0])
-    if bool(worse.any()):
-        again, error = residual(b[worse], worse.nonzero()[:, 0])
+    worse = rows[~(merit[rows] <= solution.history[0, rows])]
+    if len(worse):
+        again, error = residual(b[worse], worse)
         value[worse], residual_rms[worse], merit[worse] = b[worse], rms(again), rms(error)
         evaluations[worse] += 1
     return replace(
@@ -154,24 +158,28 @@ def in_chunks(solve: Callable[[Tensor], Solution], samples: Tensor | list[Tensor
     """Solve samples ``size`` at a time; a chunk that memory does not suffice for is halved, and so are the next."""
     start = 0
     while start < len(samples):
+        solution = None
         try:
             chunk = samples[start : start + size]
-            yield solve(torch.stack(chunk) if isinstance(chunk, list) else chunk)
+            solution = solve(torch.stack(chunk) if isinstance(chunk, list) else chunk)
         except (RuntimeError, MemoryError) as error:
-            if size == 1 or not out_of_memory(error):
+            smaller = min(size, len(samples) - start) // 2
+            if smaller == 0 or not out_of_memory(error):
                 raise
-            size = max(1, min(size, len(samples) - start) // 2)
-            if torch.cuda.is_available():
+        if solution is not None:
+            yield solution
+            start += size
+        else:
+            size = smaller
+            if torch.cuda.is_available():  # here, because above the error still holds tensors
                 torch.cuda.empty_cache()
-            continue
-        start += size
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out: on a GPU, on Apple's, or in PyTorch's allocator for the CPU."""
     text = str(error).lower()
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        words in text for words in ("out of memory", "can't allocate memory", "not enough memory")
+        words in text for words in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
     )
 
 

@@ -36,7 +36,7 @@ class Cocoercivity:
 
 
 class Path:
-    """Collects what a solver evaluates: pass it as the ``callback``. No sample may leave the batch on the way."""
+    """Collects what one solver evaluates: pass it as the ``callback``. No sample may leave the batch on the way."""
 
     def __init__(self) -> None:
         self.z: list[Tensor] = []
@@ -44,6 +44,8 @@ class Path:
 
     def __call__(self, iterate: Iterate) -> None:
         """Keep one evaluation."""
+        if iterate.number != len(self.z):
+            raise ValueError("this is the path of another solver, or of another chunk of samples")
         if self.z and len(iterate.z) != len(self.z[0]):
             raise ValueError("a sample left the batch; solve with tolerance=0 and patience=0 for diagnostics")
         self.z.append(iterate.z.detach().clone())
@@ -86,7 +88,7 @@ def cocoercivity(path: Path, *, compare: int | None = None, step_size: float | N
 
 
 def ratio(dz: Tensor, dt: Tensor) -> Tensor:
-    """⟨ΔT, Δz⟩ / ‖ΔT‖² of every sample; infinite where T did not change."""
+    """⟨ΔT, Δz⟩ / ‖ΔT‖² of every sample; infinite where T did not change, NaN where it is not finite."""
     product = (dz * dt).flatten(1).double().sum(1)
     square = dt.flatten(1).double().square().sum(1)
-    return torch.where(square > 0, product / square, torch.inf)
+    return torch.where(square == 0, torch.inf, product / square)

@@ -31,11 +31,11 @@ def decoder_gradient(autoencoder: Autoencoder, x: Tensor, *, clamp: bool = False
     if differentiable is None:
         raise ValueError("autoencoder has no decode_with_grad, which gradient descent needs")
     b = autoencoder.encode(x)
-    x = x.to(b.device)
+    x = x.detach().to(b)
 
     def residual(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            z = z.detach().clone().requires_grad_()
             y = differentiable(z)
             inside = y.clamp(-1, 1)
             loss = ((inside if clamp else y) - x[rows]).square().sum()

@@ -51,9 +51,10 @@ class Solution:
         value: (B, ...) the best iterate of every sample.
         residual: (B,) root mean square of T there.
         merit: (B,) merit there; for decoder inversion the RMS pixel error of D(z), pictures being in [-1, 1].
+            Infinite if no iterate was finite.
         evaluations: (B,) int64, how often T was evaluated for the sample.
         converged: (B,) bool, whether the merit came down to the tolerance.
-        history: (evaluations, B) merit of every iterate, NaN once a sample has left the batch.
+        history: (iterates, B) merit of every iterate, NaN once a sample has left the batch.
     """
 
     value: Tensor

@@ -121,6 +121,39 @@ def test_trust_shortens_long_ways_only():
     torch.testing.assert_close(found.merit[0], rms(found.value - value)[0])
 
 
+def test_a_sample_that_is_not_finite_does_not_depend_on_its_neighbours():
+    ae = linear_autoencoder(dtype=torch.float32)
+    x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
+
+    def encode(pictures):
+        z = 0.5 * ae.encode(pictures)
+        z[(pictures - x[0]).abs().amax((1, 2, 3)) < 1e-6] = torch.nan
+        return z
+
+    broken = replace(ae, encode=encode)
+    together, alone = invert_decoder(broken, x), invert_decoder(broken, x[:1])
+    assert together.value[0].isnan().all()
+    assert alone.value[0].isnan().all()
+    for name in ("residual", "merit", "evaluations", "converged"):
+        assert getattr(together, name)[0] == getattr(alone, name)[0]
+    assert (together.merit[1:] < rms(ae.decode(encode(x[1:])) - x[1:])).all()
+
+
+def test_gradients_and_modes_of_the_caller_do_not_matter():
+    ae = from_diffusers(tiny_vae())
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for method in STEPS:
+        plain = invert_decoder(ae, x, method=method, steps=2)
+        with torch.inference_mode():
+            inside = invert_decoder(ae, x, method=method, steps=2)
+        traced = invert_decoder(ae, x.clone().requires_grad_(), method=method, steps=2)
+        double = invert_decoder(ae, x.double(), method=method, steps=2)
+        assert not traced.value.requires_grad
+        assert not traced.merit.requires_grad
+        for other in (inside, traced, double):
+            torch.testing.assert_close(other.value, plain.value, rtol=1e-4, atol=1e-5)
+
+
 def test_the_default_stays_within_its_radius(sapling, marked):
     x = sapling_pictures(marked)
     way = invert_decoder(sapling.autoencoder, x).value - sapling.autoencoder.encode(x)

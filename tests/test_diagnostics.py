@@ -35,6 +35,14 @@ def test_negative_where_t_is_not_monotone():
     assert not found.allows(0.1).any()
 
 
+def test_a_path_that_overflows_promises_nothing():
+    path = path_of([0.5, 1.0], steps=4)
+    path.z[-1] = path.z[-1] * torch.nan
+    found = cocoercivity(path)
+    assert found.beta.isnan().all()
+    assert not found.allows(0.1).any()
+
+
 def test_distance_is_that_to_the_last_point():
     path = path_of([0.5, 1.0], steps=20)
     found = cocoercivity(path, compare=6)
@@ -46,6 +54,9 @@ def test_bad_paths_are_named():
         cocoercivity(Path())
     with pytest.raises(ValueError, match="compare"):
         cocoercivity(path_of([1.0], steps=3), compare=4)
+    path = path_of([1.0], steps=3)
+    with pytest.raises(ValueError, match="another chunk"):
+        forward_step(lambda z, rows: (z, z), torch.ones(1, 1), Stop(3), callback=path)
     truth = torch.zeros(2, 2, dtype=torch.float64)
     start = torch.ones(2, 2, dtype=torch.float64)
     with pytest.raises(ValueError, match="left the batch"):

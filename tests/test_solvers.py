@@ -179,6 +179,18 @@ def test_anderson_works_where_forward_steps_run_away():
     assert forward_step(linear(a, truth), torch.zeros_like(truth), stop).merit > 0.01
 
 
+def test_anderson_survives_steps_that_change_nothing():
+    """A saturated start: the error stays the same for some steps, so that differences are exactly zero."""
+
+    def residual(z, rows):
+        return 0.3 * (z - 0.25).clamp(-1, 1), z.clamp(-1, 1) - 0.25
+
+    for copies in (1, 2):
+        solution = anderson(residual, torch.full((copies, 64), 5.0), Stop(60))
+        assert solution.merit.max() < 1e-6
+        assert solution.evaluations.max() < 40
+
+
 def test_sketch_keeps_inner_products():
     e = torch.randn(4, 3, 128, 128, generator=GEN)
     e = e + 0.5 * e.roll(1, -1)
