@@ -56,7 +56,7 @@ def anderson(
             return z - step_size * t, (z, t, e, z[:, None][:, :0], t[:, None][:, :0], e[:, None][:, :0])
         newest = [(a - b)[:, None] for a, b in zip((z, t, e), state[:3], strict=True)]
         s, f, r = (torch.cat([old, new], 1)[:, -memory:] for old, new in zip(state[3:], newest, strict=True))
-        gamma = mixing(r, e, ridge).to(z).reshape(*r.shape[:2], *[1] * (z.ndim - 1))
+        gamma = mixing(r, e, ridge).to(z.dtype).to(z.device).reshape(*r.shape[:2], *[1] * (z.ndim - 1))
         mixed_z, mixed_t = z - (gamma * s).sum(1), t - (gamma * f).sum(1)
         return mixed_z - step_size * mixed_t, (z, t, e, s, f, r)
 

@@ -26,8 +26,8 @@ EIGHT_BIT = (2 / 255) / 12**0.5
 
 RADIUS = 0.15
 """How far the default may move a latent from the encoder's, RMS over its channels (diffusion latents have unit
-variance). A decoder has folds, where two latents give the same pixels; there the encoder's estimate lies between
-them, and the solver can run to the wrong one."""
+variance). Where two latents give nearly the same pixels, the encoder's estimate may lie between them, and the
+solver can run to the wrong one."""
 
 STEPS = {"anderson": 12, "forward_step": 10, "inertial_km": 100, "adam": 100, "gradient": 100, "encoder": 0}
 """The methods, and how many updates each makes unless told otherwise."""
