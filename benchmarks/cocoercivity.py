@@ -1,6 +1,6 @@
 """Is T(z) = E(D(z)) − E(x) cocoercive where the solvers go? Figs. 2 and 4 of Hong et al. 2024, on Sapling.
 
-    python -m benchmarks.cocoercivity             100 pictures, about two hours on two cores, resumes
+    python -m benchmarks.cocoercivity             100 pictures, about an hour on two cores, resumes
     python -m benchmarks.cocoercivity --quick     2 pictures and few iterations, one minute
 
 For every picture β = min_k ⟨T(z∞) − T(z_k), z∞ − z_k⟩ / ‖T(z∞) − T(z_k)‖², with z∞ the last iterate, against

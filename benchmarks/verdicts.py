@@ -37,7 +37,7 @@ from watermark.rings import RingKey, key_vector, rings_for
 from watermark.verify import Verifier
 
 LEVELS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
-DECODERS = ("encoder", "forward_step")
+DECODERS = ("encoder", "anderson")
 SEED, RANDOM_KEYS, BATCH = 7, 2000, 8
 Array = NDArray[np.float64]
 
@@ -156,7 +156,7 @@ def draw(curves: dict, path: Path) -> None:
     grid = np.logspace(-7, 0, 200)
     colours = {"unmarked": "#0969da", "another key": "#cf222e", "photographs": "#bf8700"}
     for (name, decoder, test), p in curves["nulls"].items():
-        if decoder == "forward_step":
+        if decoder == "anderson":
             observed = np.searchsorted(p, grid, side="right") / len(p)
             style = "-" if test == "rings" else ":"
             label = f"{name}, {'this test' if test == 'rings' else 'usual t on bins'}"
@@ -167,9 +167,9 @@ def draw(curves: dict, path: Path) -> None:
     )
     left.legend(fontsize=8)
     for (kind, decoder), p in curves["marked"].items():
-        style = "-" if decoder == "forward_step" else "--"
+        style = "-" if decoder == "anderson" else "--"
         colour = "#1a7f37" if kind == "marked" else "#8250df"
-        label = f"{kind}, {'decoder inversion' if decoder == 'forward_step' else 'encoder only'}"
+        label = f"{kind}, {'decoder inversion' if decoder == 'anderson' else 'encoder only'}"
         right.step(p, np.arange(1, len(p) + 1) / len(p), style, where="post", color=colour, label=label)
     right.axvline(1e-6, color="0.6", lw=1)
     right.annotate("default level", (1e-6, 0.5), rotation=90, va="center", ha="right", fontsize=8, color="0.4")
@@ -186,7 +186,7 @@ def readme_table(result: dict) -> str:
         "|---|---|---|---|---|---|",
     ]
     for family in ("unmarked", "another key", "photographs"):
-        ours, usual = (result["nulls"][f"{family} | forward_step | {test}"] for test in ("rings", "bins"))
+        ours, usual = (result["nulls"][f"{family} | anderson | {test}"] for test in ("rings", "bins"))
         mean, single = ours["averaged over keys"], ours["one key an image"]["0.01"]
         cells = [f"{mean[level]:.1e}" for level in ("0.01", "0.001", "0.0001")]
         cells.append(f"{single['hits']} of {single['trials']}")
@@ -197,7 +197,7 @@ def readme_table(result: dict) -> str:
         "|---|---|---|---|---|",
     ]
     for kind in ("marked", "marked, JPEG 75"):
-        for decoder, name in (("encoder", "encoder only"), ("forward_step", "decoder inversion")):
+        for decoder, name in (("encoder", "encoder only"), ("anderson", "decoder inversion")):
             row = result["marked"][f"{kind} | {decoder}"]
             found = row["found"]["1e-06"]
             low, high = found["ci95"]

@@ -79,17 +79,20 @@ def mixing(r: Tensor, e: Tensor, ridge: float) -> Tensor:
 
 
 def sketch(error: Tensor) -> Tensor:
-    """(n, ...) → (n, about ``SKETCH``): sums of neighbours with fixed random signs, which keep inner products."""
+    """(n, ...) → (n, about ``SKETCH``): sums of distant pixels with fixed random signs, which keep inner products.
+
+    Pixels about ``SKETCH`` apart go into one sum, so that an error in a small part of a picture fills many sums.
+    """
     flat = error.flatten(1)
     group = flat.shape[1] // SKETCH
     if group < 2:
         return flat
     signed = flat * signs(flat.shape[1], flat.device)
-    return torch.nn.functional.pad(signed, (0, -flat.shape[1] % group)).unflatten(1, (-1, group)).sum(-1)
+    return torch.nn.functional.pad(signed, (0, -flat.shape[1] % group)).unflatten(1, (group, -1)).sum(1)
 
 
 @lru_cache(maxsize=1)
 def signs(length: int, device: torch.device) -> Tensor:
     """±1 at random, int8 (length,), always the same."""
-    drawn = torch.randint(0, 2, (length,), generator=torch.Generator().manual_seed(0))
-    return (2 * drawn - 1).to(device, torch.int8)
+    drawn = torch.randint(0, 2, (length,), generator=torch.Generator().manual_seed(0), dtype=torch.int8)
+    return (2 * drawn - 1).to(device)
