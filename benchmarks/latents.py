@@ -25,12 +25,18 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Pictures:
-    """Generated pictures: z (B, C, h, w), x (B, 3, H, W) rounded to 8 bits, guidance (B,), marked (B,) bool."""
+    """Generated pictures: z (B, C, h, w), x (B, 3, H, W) rounded to 8 bits, guidance (B,), marked (B,) bool.
+
+    Also what they were made from: noise (B, C, h, w), prompts and, where they are marked, keys.
+    """
 
     z: Tensor
     x: Tensor
     guidance: Tensor
     marked: Tensor
+    noise: Tensor
+    prompts: tuple[str, ...]
+    keys: tuple[RingKey | None, ...]
 
     def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(z, x) a few at a time."""
@@ -48,27 +54,29 @@ def round_to_8_bits(x: Tensor) -> Tensor:
     return ((x + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
 
 
-def generated(count: int, *, seed: int, steps: int = 50, dtype: str = "fp32") -> Pictures:
-    """Pictures of Sapling, a third at each of three guidance scales, every second one marked with a key of its own.
+def generated(count: int, *, seed: int, steps: int = 50, dtype: str = "fp32", all_marked: bool = False) -> Pictures:
+    """Pictures of Sapling, a third at each of three guidance scales.
 
-    The decoder runs in float32 whatever the dtype of the diffusion network.
+    Every second one, or all, are marked with keys of their own. The decoder runs in float32 whatever the dtype of
+    the diffusion network.
     """
     model = LatentDiffusionModel.load("sapling", dtype=dtype)
     decode = LatentDiffusionModel.load("sapling").autoencoder.decode
-    prompts = (data_folder() / "prompts" / "sapling.txt").read_text(encoding="utf-8").splitlines()
-    z, x = torch.empty(count, *model.latent_shape), torch.empty(count, 3, *model.image_size)
+    lines = (data_folder() / "prompts" / "sapling.txt").read_text(encoding="utf-8").splitlines()
+    prompts = tuple(lines[i % len(lines)] for i in range(count))
+    keys = tuple(
+        RingKey(hashlib.sha256(f"{seed} {i}".encode()).digest()) if i % 2 or all_marked else None
+        for i in range(count)
+    )
+    noise = torch.cat([initial_noise(model, key, seed + i) for i, key in enumerate(keys)])
+    z, x = torch.empty_like(noise), torch.empty(count, 3, *model.image_size)
+    guidance = torch.tensor([GUIDANCE[i // 2 % 3] for i in range(count)])
     for scale in track(GUIDANCE, "generating", console=Console(stderr=True)):
-        rows = [i for i in range(count) if GUIDANCE[i // 2 % 3] == scale]
-        for start in range(0, len(rows), BATCH):
-            part = rows[start : start + BATCH]
-            keys = [RingKey(hashlib.sha256(f"{seed} {i}".encode()).digest()) if i % 2 else None for i in part]
-            noise = torch.cat([initial_noise(model, k, seed + i) for k, i in zip(keys, part, strict=True)])
-            z[part] = sample(
-                model, noise, prompt=[prompts[i % len(prompts)] for i in part], guidance=scale, steps=steps
-            )
+        for part in (guidance == scale).nonzero()[:, 0].split(BATCH):
+            own = [prompts[i] for i in part]
+            z[part] = sample(model, noise[part], prompt=own, guidance=scale, steps=steps)
             x[part] = round_to_8_bits(decode(z[part]))
-    numbers = torch.arange(count)
-    return Pictures(z, x, torch.tensor([GUIDANCE[i // 2 % 3] for i in range(count)]), numbers % 2 == 1)
+    return Pictures(z, x, guidance, torch.tensor([k is not None for k in keys]), noise, prompts, keys)
 
 
 def off_range(autoencoder: Autoencoder, x: Tensor, shift: float) -> tuple[Tensor, Tensor]:

@@ -7,16 +7,14 @@ every evaluation of T: it decides which iterate is returned, and the default sol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from inversion import solvers
 from inversion.anderson import anderson
 from inversion.autoencoder import Autoencoder
+from inversion.chunks import concatenate, in_chunks
 from inversion.conventions import unfold_frames
 from inversion.gradient import decoder_gradient
 from inversion.solvers import Callback, Residual, Solution, Stop, rms
@@ -151,50 +149,6 @@ def trust(solution: Solution, b: Tensor, residual: Residual, radius: float) -> S
         merit=merit,
         evaluations=evaluations,
         converged=merit <= 1.05 * EIGHT_BIT,
-    )
-
-
-def in_chunks(solve: Callable[[Tensor], Solution], samples: Tensor | list[Tensor], size: int) -> Iterator[Solution]:
-    """Solve samples ``size`` at a time; a chunk that memory does not suffice for is halved, and so are the next."""
-    start = 0
-    while start < len(samples):
-        solution = None
-        try:
-            chunk = samples[start : start + size]
-            solution = solve(torch.stack(chunk) if isinstance(chunk, list) else chunk)
-        except (RuntimeError, MemoryError) as error:
-            smaller = min(size, len(samples) - start) // 2
-            if smaller == 0 or not out_of_memory(error):
-                raise
-        if solution is not None:
-            yield solution
-            start += size
-        else:
-            size = smaller
-            if torch.cuda.is_available():  # here, because above the error still holds tensors
-                torch.cuda.empty_cache()
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: on a GPU, on Apple's, or in PyTorch's allocator for the CPU."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        words in text for words in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-    )
-
-
-def concatenate(parts: list[Solution]) -> Solution:
-    """Solutions of several chunks as one; their histories are filled up with NaN."""
-    if len(parts) == 1:
-        return parts[0]
-    longest = max(len(p.history) for p in parts)
-    return Solution(
-        value=torch.cat([p.value for p in parts]),
-        residual=torch.cat([p.residual for p in parts]),
-        merit=torch.cat([p.merit for p in parts]),
-        evaluations=torch.cat([p.evaluations for p in parts]),
-        converged=torch.cat([p.converged for p in parts]),
-        history=torch.cat([pad(p.history, (0, 0, 0, longest - len(p.history)), value=torch.nan) for p in parts], 1),
     )
 
 

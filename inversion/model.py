@@ -1,42 +1,78 @@
-"""Latent diffusion models: the one module that knows diffusers pipelines."""
+"""Latent diffusion models, as the functions that sampling and inversion need."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from torch import Tensor
 
-from inversion.autoencoder import Autoencoder, from_diffusers
+from inversion.autoencoder import Autoencoder
+from inversion.sampling import Field
+from inversion.schedule import Schedule, make_schedule
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Conditions = Mapping[str, Tensor]
+"""What a network is told beside z and t; every tensor has the samples in front."""
+
+Prompt = str | Sequence[str] | Tensor | None
+
+
+def no_settings(steps: int, shape: Sequence[int]) -> dict[str, Any]:
+    """The scheduler needs to be told nothing but the number of steps."""
+    return {}
+
+
+def the_scale_itself(guidance: float, shape: Sequence[int]) -> float:
+    """The same weight everywhere."""
+    return guidance
+
+
+def unchanged(z: Tensor) -> Tensor:
+    """The pipeline lays out latents as treering does."""
+    return z
 
 
 @dataclass(frozen=True)
 class LatentDiffusionModel:
-    """A text-to-image latent diffusion model as the functions that inversion needs.
+    """A latent diffusion model as the functions that sampling and inversion need.
 
-    Args:
+    Latents are (B, C, h, w) or, for videos, (B, C, F, h, w), float32, whatever the pipeline's own layout.
+
+    Attributes:
         name: what it was loaded from.
         autoencoder: E and D.
-        network: (z (B, C, h, w) float32, timestep, prompt embeddings (B, L, D)) → prediction, float32.
-        embed_prompts: prompts → embeddings (B, L, D).
-        scheduler_config: the diffusers scheduler config: noise levels, timesteps, prediction type.
-        latent_shape: (C, h, w) at the model's own picture size.
+        network: (z, time, conditions) → prediction, like z.
+        conditions: (prompts or None for no prompt, number of samples) → conditions. For a model that starts from a
+            picture, (pictures (B, 3, H, W) in [-1, 1] or None, number of samples).
+        scheduler: of diffusers: noise levels, timesteps, prediction type.
+        latent_shape: (C, h, w) or (C, F, h, w) at the model's own size.
+        guidance: how the guidance scale works: ``classifier-free``, ``embedded`` as an input of the network, or
+            ``none``.
+        guidance_weights: (scale, shape of the latents) → weight, or weights that broadcast against them.
+        takes_pictures: whether its prompts are pictures.
+        scheduler_settings: (steps, shape of the latents) → further arguments of ``scheduler.set_timesteps``.
+        pipeline_latents: latents → what the pipeline takes and returns as its latents.
         device: where it runs.
         dtype: of the networks.
     """
 
     name: str
     autoencoder: Autoencoder
-    network: Callable[[Tensor, int, Tensor], Tensor]
-    embed_prompts: Callable[[Sequence[str]], Tensor]
-    scheduler_config: Any
-    latent_shape: tuple[int, int, int]
+    network: Callable[[Tensor, float, Conditions], Tensor]
+    conditions: Callable[[Any, int], Conditions]
+    scheduler: Any
+    latent_shape: tuple[int, ...]
+    guidance: str = "classifier-free"
+    guidance_weights: Callable[[float, Sequence[int]], float | Tensor] = the_scale_itself
+    takes_pictures: bool = False
+    scheduler_settings: Callable[[int, Sequence[int]], dict[str, Any]] = no_settings
+    pipeline_latents: Callable[[Tensor], Tensor] = unchanged
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
 
@@ -44,7 +80,7 @@ class LatentDiffusionModel:
     def image_size(self) -> tuple[int, int]:
         """(height, width) of the model's own pictures, in pixels."""
         f = self.autoencoder.factor
-        return self.latent_shape[1] * f, self.latent_shape[2] * f
+        return self.latent_shape[-2] * f, self.latent_shape[-1] * f
 
     @classmethod
     def load(
@@ -74,102 +110,117 @@ class LatentDiffusionModel:
         chosen_dtype = resolve_dtype(dtype, chosen_device)
         source = str(sapling_folder() if str(name_or_path) == "sapling" else name_or_path)
         try:
-            config = DiffusionPipeline.load_config(source, revision=revision)
+            config = diffusers.DiffusionPipeline.load_config(source, revision=revision)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"no model {str(name_or_path)!r}: it is not 'sapling', not a diffusers folder, and not a hub model "
                 f"that could be reached ({str(error).strip().splitlines()[0]})"
             ) from error
-        if config.get("_class_name") != "StableDiffusionPipeline":
-            raise ValueError(
-                f"{str(name_or_path)!r} is a {config.get('_class_name')}; only StableDiffusionPipeline "
-                "(SD 1.x, 2.x and models of that layout) is supported"
-            )
-        pipe = StableDiffusionPipeline.from_pretrained(
-            source,
-            dtype=chosen_dtype,
-            variant=variant,
-            revision=revision,
-            safety_checker=None,
-            feature_extractor=None,
-            image_encoder=None,
-            requires_safety_checker=False,
+        return cls.from_pipeline(
+            load_pipeline(source, config, dtype=chosen_dtype, variant=variant, revision=revision).to(chosen_device),
+            name=str(name_or_path),
+            family=str(config["_class_name"]),
         )
-        return cls.from_pipeline(pipe.to(chosen_device), name=str(name_or_path))
 
     @classmethod
-    def from_pipeline(cls, pipe: Any, *, name: str = "pipeline") -> LatentDiffusionModel:  # noqa: ANN401
-        """Wrap a loaded ``StableDiffusionPipeline`` (or a subclass), which keeps its dtype and device.
+    def from_pipeline(
+        cls,
+        pipe: Any,  # noqa: ANN401
+        *,
+        name: str = "pipeline",
+        family: str | None = None,
+    ) -> LatentDiffusionModel:
+        """Wrap a loaded diffusers pipeline, which keeps its dtype and device.
 
-        The memory format of its UNet and autoencoder becomes channels-last, which is faster.
+        The supported classes are those of :mod:`inversion.families`, and their subclasses. The memory format of a
+        UNet and of its autoencoder becomes channels-last, which is faster.
+
+        Args:
+            pipe: the pipeline.
+            name: of the model.
+            family: the name of a supported class, if it is not the pipeline's own: InstaFlow has the parts of a
+                ``StableDiffusionPipeline`` and is a ``RectifiedFlowPipeline``.
 
         Raises:
             TypeError: for any other pipeline.
+            ValueError: for a pipeline whose sampling cannot be inverted, with the reason.
         """
-        if not isinstance(pipe, StableDiffusionPipeline):
-            raise TypeError(f"only StableDiffusionPipeline is supported, got {type(pipe).__name__}")
-        unet = pipe.unet.eval().to(memory_format=torch.channels_last)
-        vae = pipe.vae.eval().to(memory_format=torch.channels_last)
+        from inversion.families import wrap
 
-        def network(z: Tensor, t: int, embeddings: Tensor) -> Tensor:
-            z = z.to(unet.device, unet.dtype, memory_format=torch.channels_last)
-            return unet(z, t, encoder_hidden_states=embeddings).sample.float().contiguous()
-
-        def embed_prompts(prompts: Sequence[str]) -> Tensor:
-            return pipe.encode_prompt(list(prompts), unet.device, 1, do_classifier_free_guidance=False)[0]
-
-        size = unet.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return cls(
-            name=name,
-            autoencoder=from_diffusers(vae, upcast=False),  # as this pipeline does
-            network=network,
-            embed_prompts=embed_prompts,
-            scheduler_config=pipe.scheduler.config,
-            latent_shape=(int(unet.config.in_channels), int(height), int(width)),
-            device=unet.device,
-            dtype=unet.dtype,
-        )
+        return wrap(pipe, name, family)
 
     def check_latents(self, z: Tensor) -> Tensor:
-        """Z on the model's device as float32, or a ValueError if its channels or values cannot be the model's."""
-        if z.ndim != 4 or z.shape[1] != self.latent_shape[0]:
-            raise ValueError(f"latents must have shape (B, {self.latent_shape[0]}, h, w), got {tuple(z.shape)}")
+        """Z on the model's device as float32, or a ValueError if its shape or values cannot be the model's."""
+        if z.ndim != len(self.latent_shape) + 1 or z.shape[1] != self.latent_shape[0] or 0 in z.shape:
+            axes = "h, w" if len(self.latent_shape) == 3 else "F, h, w"
+            raise ValueError(f"latents must have shape (B, {self.latent_shape[0]}, {axes}), got {tuple(z.shape)}")
         if not bool(torch.isfinite(z).all()):
             raise ValueError("latents must be finite")
         return z.to(self.device, torch.float32)
 
-    def noise_predictor(
-        self, prompt: str | Sequence[str] | None, *, batch: int, guidance: float
-    ) -> Callable[[Tensor, int], Tensor]:
-        """ε(z, t) for a batch of samples under their prompts, with classifier-free guidance.
+    def schedule(self, steps: int, shape: Sequence[int] | None = None) -> Schedule:
+        """The noise levels of the model's scheduler for latents (B, C, [F,] h, w), its own size by default.
 
         Raises:
-            ValueError: if the number of prompts is neither one nor the batch size, or the scheduler's prediction
-                type is unknown.
+            ValueError: see :func:`inversion.schedule.make_schedule`.
         """
-        prompts = [prompt or ""] * batch if prompt is None or isinstance(prompt, str) else list(prompt)
+        settings = self.scheduler_settings(steps, shape or (1, *self.latent_shape))
+        return make_schedule(self.scheduler, steps, **settings)
+
+    def field(self, prompt: Prompt, *, batch: int, guidance: float) -> Field:
+        """The network's prediction for a batch of samples under their prompts and guidance.
+
+        Raises:
+            ValueError: if the prompts do not fit the batch or the model, or the model has no guidance.
+        """
+        own = self.conditions(self.check_prompt(prompt, batch), batch)
+        if self.guidance == "none" and guidance != 1:
+            raise ValueError(f"this model has no guidance, so that guidance must be 1, got {guidance}")
+        if self.guidance == "embedded":
+            own = {**own, "guidance": torch.full((batch,), float(guidance), device=self.device)}
+        if self.guidance != "classifier-free" or guidance == 1:
+            return lambda z, t, rows: self.network(z, t, {k: v[rows] for k, v in own.items()})
+        empty = self.conditions(None, batch)
+
+        def guided(z: Tensor, t: float, rows: Tensor) -> Tensor:
+            both = {k: torch.cat([empty[k][rows].expand_as(v[rows]), v[rows]]) for k, v in own.items()}
+            without, with_prompt = self.network(torch.cat([z, z]), t, both).chunk(2)
+            weights = torch.as_tensor(self.guidance_weights(guidance, z.shape), dtype=z.dtype, device=z.device)
+            return without + weights * (with_prompt - without)
+
+        return guided
+
+    def check_prompt(self, prompt: Prompt, batch: int) -> Sequence[str] | Tensor | None:
+        """One prompt for each sample, or None for no prompt."""
+        if prompt is None:
+            return None
+        if isinstance(prompt, Tensor) != self.takes_pictures:
+            kind = "pictures (B, 3, H, W) in [-1, 1]" if self.takes_pictures else "strings"
+            raise ValueError(f"the prompts of this model are {kind}")
+        prompts = [prompt] * batch if isinstance(prompt, str) else prompt
         if len(prompts) != batch:
             raise ValueError(f"{len(prompts)} prompts for a batch of {batch}")
-        kind = self.scheduler_config.get("prediction_type", "epsilon")
-        if kind not in {"epsilon", "v_prediction", "sample"}:
-            raise ValueError(f"unknown prediction type {kind!r}")
-        bar = DDIMScheduler.from_config(self.scheduler_config).alphas_cumprod.double()
-        embeddings = self.embed_prompts(prompts)
-        if guidance != 1:
-            embeddings = torch.cat([self.embed_prompts([""] * batch), embeddings])
+        return prompts
 
-        def eps(z: Tensor, t: int) -> Tensor:
-            alpha, sigma = float(bar[t]) ** 0.5, float(1 - bar[t]) ** 0.5
-            out = self.network(z if guidance == 1 else torch.cat([z, z]), t, embeddings)
-            if guidance != 1:
-                empty, conditional = out.chunk(2)
-                out = empty + guidance * (conditional - empty)
-            if kind == "v_prediction":
-                return alpha * out + sigma * z
-            return out if kind == "epsilon" else (z - alpha * out) / sigma
 
-        return eps
+def load_pipeline(source: str, config: Mapping[str, Any], **settings: Any) -> Any:  # noqa: ANN401
+    """The pipeline that a model's ``model_index.json`` asks for, without a safety checker.
+
+    Raises:
+        ValueError: if its class is not supported.
+    """
+    from inversion.families import FAMILIES
+
+    name = str(config.get("_class_name"))
+    if name not in FAMILIES:
+        raise ValueError(f"{source!r} is a {name}; supported are {', '.join(FAMILIES)}")
+    unused = ("safety_checker", "feature_extractor", "image_encoder") if "safety_checker" in config else ()
+    absent = [part for part, value in config.items() if value in ([None, None], (None, None))]
+    extra: dict[str, Any] = dict.fromkeys([*unused, *absent]) | (
+        {"requires_safety_checker": False} if unused else {}
+    )
+    kind = diffusers.StableDiffusionPipeline if name == "RectifiedFlowPipeline" else getattr(diffusers, name)
+    return kind.from_pretrained(source, **settings, **extra)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

@@ -1,51 +1,167 @@
-"""Times and noise levels of a variance-preserving diffusion: z_t = α_t z_0 + σ_t ε with α_t² + σ_t² = 1."""
+"""Times and noise levels: z_t = α_t z_0 + σ_t ε, of DDPM-like diffusion (α² + σ² = 1) or flow matching (α + σ = 1).
+
+One abstraction serves both. A network predicts a function f of z_t: the noise ε, the sample z_0, the velocity v of
+a diffusion (α ε − σ z_0) or of a flow (ε − z_0). Each is linear in ε and z_0, so a step of DDIM, eq. 12 of
+https://arxiv.org/abs/2010.02502 with η = 0, from one noise level to any other, up or down, is
+
+    z_to = P z_at + Q f(z_at, at),
+
+with P and Q of :func:`coefficients`. For a flow this is an Euler step of its ODE; in z/α against σ/α it is also one
+for a diffusion, so that DDIM, the Euler scheduler and the first order of DPM-Solver++ are the same update.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from diffusers import DDIMScheduler
+import numpy as np
+from diffusers import CogVideoXDDIMScheduler, DDIMScheduler
+
+SIGMA_SCHEDULERS = (
+    "FlowMatchEulerDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
+)
+"""diffusers schedulers that hold noise levels of their own; all others have those of DDIM for their betas."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step between a noisier time t and a cleaner time s, with α and σ at both (Python floats)."""
+class Level:
+    """A noise level: what the network takes for the time t, and α and σ there."""
 
-    t: int
-    s: int
-    alpha_t: float
-    sigma_t: float
-    alpha_s: float
-    sigma_s: float
+    t: float
+    alpha: float
+    sigma: float
 
 
-def ddim_schedule(scheduler_config: Any, steps: int) -> tuple[Step, ...]:  # noqa: ANN401 - a diffusers FrozenDict
-    """The steps that DDIM takes from noise to image under a diffusers scheduler config, noisiest first.
+@dataclass(frozen=True)
+class Schedule:
+    """The steps that a sampler takes.
 
-    Spacing, offset and final noise level are those of ``DDIMScheduler.from_config``; eq. 12 of DDIM,
-    https://arxiv.org/abs/2010.02502. The last step ends at s = 0 with the scheduler's final α.
+    Attributes:
+        steps: (t, s) for every step, t the noisier level; noisiest first. A step starts where the one before ends,
+            but for DDIM with some numbers of steps and spacings, which diffusers lets drift apart by rounding.
+        kind: what the network predicts: ``epsilon``, ``sample``, ``v_prediction`` or ``flow_prediction``.
+        start: what noise of unit variance is multiplied with to be z at the first level; 1 but for some spacings of
+            the Euler scheduler.
+        time: σ/α > 0 → the network's time there.
+    """
+
+    steps: tuple[tuple[Level, Level], ...]
+    kind: str
+    start: float
+    time: Callable[[float], float]
+
+    def between(self, s: Level, t: Level, share: float = 0.5) -> Level:
+        """The level at a share of the way from s to t, the way being that of the ODE: σ/α, and σ for a flow."""
+        if self.kind == "flow_prediction":
+            sigma = s.sigma + share * (t.sigma - s.sigma)
+            return Level(self.time(sigma / max(1 - sigma, 1e-12)), 1 - sigma, sigma)
+        low, high = s.sigma / s.alpha, t.sigma / max(t.alpha, 1e-12)
+        ratio = low + share * (high - low)
+        return Level(self.time(ratio), 1 / math.hypot(1, ratio), ratio / math.hypot(1, ratio))
+
+
+def coefficients(kind: str, at: Level, to: Level) -> tuple[float, float]:
+    """P and Q of the module's formula for a network that predicts ``kind``."""
+    alpha, sigma = at.alpha, at.sigma
+    if kind == "epsilon":
+        return to.alpha / alpha, to.sigma - to.alpha * sigma / alpha
+    if kind == "v_prediction":
+        return to.alpha * alpha + to.sigma * sigma, to.sigma * alpha - to.alpha * sigma
+    if kind == "flow_prediction":
+        return to.alpha + to.sigma, to.sigma * alpha - to.alpha * sigma
+    return to.sigma / sigma, to.alpha - to.sigma * alpha / sigma
+
+
+def make_schedule(scheduler: Any, steps: int, **settings: Any) -> Schedule:  # noqa: ANN401 - diffusers is untyped
+    """The schedule of a diffusers scheduler for a number of sampling steps.
+
+    Timesteps, spacing, shifts and the final noise level are the scheduler's own. A scheduler that draws noise, or
+    is of an order above one, is read as deterministic DDIM or, where it holds levels of its own, at those.
+
+    Args:
+        scheduler: of diffusers; it is not changed.
+        steps: number of steps, from 1 to the number of training steps.
+        settings: further arguments for its ``set_timesteps``, e.g. ``mu``.
 
     Raises:
-        ValueError: if the config is not one of a DDPM-like diffusion, has zero terminal signal (α_T = 0, where
-            ε does not determine z_0), or if steps is out of range.
+        ValueError: if steps is out of range, the prediction type is unknown, or the noise level of α = 0 meets a
+            network that predicts ε, which does not determine z_0 there.
     """
-    if "beta_schedule" not in scheduler_config:
-        raise ValueError(
-            "the scheduler has no beta schedule; only DDPM-like "
-            "diffusion models are supported (DDIM, PNDM, DPM-Solver, Euler and their kin), not flow matching"
-        )
-    if scheduler_config.get("rescale_betas_zero_snr"):
-        raise ValueError("schedulers with zero terminal signal-to-noise ratio are not supported")
-    scheduler = DDIMScheduler.from_config(scheduler_config)
-    train_steps = int(scheduler.config.num_train_timesteps)
+    config = scheduler.config
+    train_steps = int(config.num_train_timesteps)
     if not 1 <= steps <= train_steps:
         raise ValueError(f"steps must be between 1 and {train_steps}, got {steps}")
-    scheduler.set_timesteps(steps)
-    bar = scheduler.alphas_cumprod.double()
-    out = []
-    for t in scheduler.timesteps.tolist():
-        s = t - train_steps // steps
-        bar_t, bar_s = float(bar[t]), float(bar[s] if s >= 0 else scheduler.final_alpha_cumprod)
-        out.append(Step(t, max(s, 0), bar_t**0.5, (1 - bar_t) ** 0.5, bar_s**0.5, (1 - bar_s) ** 0.5))
-    return tuple(out)
+    flow = type(scheduler).__name__.startswith("FlowMatch")
+    kind = "flow_prediction" if flow else config.get("prediction_type", "epsilon")
+    if kind not in {"epsilon", "v_prediction", "sample", "flow_prediction"}:
+        raise ValueError(f"unknown prediction type {kind!r}")
+    if type(scheduler).__name__ in SIGMA_SCHEDULERS:
+        schedule = from_sigmas(type(scheduler).from_config(config), kind, steps, settings)
+    elif "beta_schedule" in config:
+        schedule = from_betas(scheduler, kind, steps)
+    else:
+        raise ValueError(
+            f"{type(scheduler).__name__} is not supported: it has no beta schedule, and is none of "
+            f"{', '.join(SIGMA_SCHEDULERS)}"
+        )
+    if kind == "epsilon" and schedule.steps[0][0].alpha < 1e-6:
+        raise ValueError("zero terminal signal-to-noise ratio needs a network that predicts v or the sample, not ε")
+    return schedule
+
+
+def from_sigmas(scheduler: Any, kind: str, steps: int, settings: dict[str, Any]) -> Schedule:  # noqa: ANN401
+    """Schedules that list their noise levels: σ of a flow, else σ/α."""
+    scheduler.set_timesteps(**({} if "sigmas" in settings else {"num_inference_steps": steps}), **settings)
+    sigmas, times = scheduler.sigmas.double().tolist(), scheduler.timesteps.tolist()
+    if kind == "flow_prediction":
+        train_steps = int(scheduler.config.num_train_timesteps)
+        levels = [Level(t, 1 - s, s) for t, s in zip([*times, 0], sigmas, strict=True)]
+        return Schedule(tuple(pairwise(levels)), kind, 1.0, lambda ratio: train_steps * ratio / (1 + ratio))
+    continuous = scheduler.config.get("timestep_type") == "continuous"
+    time = (
+        (lambda ratio: 0.25 * math.log(max(ratio, 1e-30)))
+        if continuous
+        else discrete_time(scheduler.alphas_cumprod)
+    )
+    clean = float(times[-1]) if continuous else 0.0
+    levels = [
+        Level(t, 1 / math.hypot(1, s), s / math.hypot(1, s)) for t, s in zip([*times, clean], sigmas, strict=True)
+    ]
+    euler = type(scheduler).__name__ == "EulerDiscreteScheduler"
+    start = float(scheduler.init_noise_sigma) * levels[0].alpha if euler else 1.0
+    return Schedule(tuple(pairwise(levels)), kind, start, time)
+
+
+def from_betas(scheduler: Any, kind: str, steps: int) -> Schedule:  # noqa: ANN401
+    """The levels of DDIM for the betas of any scheduler; CogVideoX has a DDIM of its own."""
+    own = type(scheduler).__name__.startswith("CogVideoX")
+    ddim = (CogVideoXDDIMScheduler if own else DDIMScheduler).from_config(scheduler.config)
+    ddim.set_timesteps(steps)
+    bar = ddim.alphas_cumprod.double()
+    if int(ddim.timesteps.max()) >= len(bar):
+        raise ValueError(
+            f"steps must be below {steps}: with this scheduler's offset they begin beyond the training"
+        )
+    stride = int(ddim.config.num_train_timesteps) // steps
+
+    def level(t: int) -> Level:
+        signal = float(bar[t] if t >= 0 else ddim.final_alpha_cumprod)
+        return Level(max(t, 0), signal**0.5, (1 - signal) ** 0.5)
+
+    pairs = tuple((level(t), level(t - stride)) for t in ddim.timesteps.tolist())
+    return Schedule(pairs, kind, 1.0, discrete_time(bar))
+
+
+def discrete_time(alphas_cumprod: Any) -> Callable[[float], float]:  # noqa: ANN401
+    """σ/α → time, interpolated between training steps as the Euler scheduler does, in log σ/α."""
+    bar = np.clip(np.asarray(alphas_cumprod, dtype=np.float64), 1e-12, None)
+    grid = 0.5 * np.log((1 - bar) / bar)
+    times = np.arange(len(grid), dtype=np.float64)
+    return lambda ratio: float(np.interp(math.log(max(ratio, 1e-30)), grid, times))

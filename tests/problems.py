@@ -1,10 +1,13 @@
 """Problems with known answers: a linear autoencoder, Gaussian data, and tiny random diffusers models."""
 
+import math
+
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from inversion import Autoencoder, LatentDiffusionModel
+from inversion.schedule import Level, make_schedule
 
 
 def linear_autoencoder(spread=0.4, factor=2, seed=0, dtype=torch.float64):
@@ -31,43 +34,59 @@ def linear_autoencoder(spread=0.4, factor=2, seed=0, dtype=torch.float64):
     return Autoencoder(encode, decode, channels=channels, factor=factor)
 
 
-def gaussian_eps(scheduler_config, variance=0.5):
-    """ε(z, t) of the exact denoiser for data N(0, variance · I): σ z / (α² · variance + σ²)."""
-    bar = DDIMScheduler.from_config(scheduler_config).alphas_cumprod.double()
+def gaussian_field(schedule, variance=0.5):
+    """f(z, t, rows) of the exact denoiser for data N(0, variance · I), for whatever the schedule predicts.
 
-    def eps(z, t):
-        alpha2 = float(bar[t])
-        return (1 - alpha2) ** 0.5 * z / (alpha2 * variance + 1 - alpha2)
+    The level belonging to a time is found by the time, so a schedule's own levels must have different times.
+    """
+    levels = {level.t: level for step in schedule.steps for level in step}
 
-    return eps
+    def field(z, t, rows):
+        at = levels.get(t) or level_at(schedule, t)
+        total = at.alpha**2 * variance + at.sigma**2
+        sample, eps = at.alpha * variance * z / total, at.sigma * z / total
+        return {
+            "epsilon": eps,
+            "sample": sample,
+            "v_prediction": at.alpha * eps - at.sigma * sample,
+            "flow_prediction": eps - sample,
+        }[schedule.kind]
+
+    return field
 
 
-def gaussian_model(variance=0.5, prediction_type="epsilon"):
+def level_at(schedule, t):
+    """The level of a time between those of the schedule, by bisection of σ/α."""
+    low, high = -30.0, 30.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if schedule.time(math.exp(middle)) < t else (low, middle)
+    ratio = math.exp(low)
+    if schedule.kind == "flow_prediction":
+        return Level(t, 1 / (1 + ratio), ratio / (1 + ratio))
+    return Level(t, 1 / math.hypot(1, ratio), ratio / math.hypot(1, ratio))
+
+
+SD_BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+
+
+def gaussian_model(variance=0.5, scheduler=None, latent_shape=(4, 32, 32)):
     """A latent diffusion model of Gaussian latents under a linear autoencoder; prompts are ignored."""
-    config = DDIMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        clip_sample=False,
-        prediction_type=prediction_type,
-    ).config
-    bar = DDIMScheduler.from_config(config).alphas_cumprod.double()
-    eps = gaussian_eps(config, variance)
+    scheduler = scheduler or DDIMScheduler(clip_sample=False, **SD_BETAS)
+    schedules = [make_schedule(scheduler, n) for n in (*range(1, 21), 25, 50)]
+    fields = [gaussian_field(s, variance) for s in schedules]
+    known = {level.t: f for s, f in zip(schedules, fields, strict=True) for step in s.steps for level in step}
 
-    def network(z, t, embeddings):
-        e = eps(z, t)
-        alpha, sigma = float(bar[t]) ** 0.5, float(1 - bar[t]) ** 0.5
-        if prediction_type == "epsilon":
-            return e
-        return (e - sigma * z) / alpha if prediction_type == "v_prediction" else (z - sigma * e) / alpha
+    def network(z, t, conditions):
+        return known.get(t, fields[0])(z, t, None)
 
     return LatentDiffusionModel(
         name="gaussian",
         autoencoder=linear_autoencoder(dtype=torch.float32),
         network=network,
-        embed_prompts=lambda prompts: torch.zeros(len(prompts), 1, 1),
-        scheduler_config=config,
-        latent_shape=(4, 32, 32),
+        conditions=lambda prompts, batch: {"prompt": torch.zeros(batch, 1)},
+        scheduler=scheduler,
+        latent_shape=latent_shape,
     )
 
 

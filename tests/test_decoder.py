@@ -6,7 +6,8 @@ import torch
 from benchmarks.record import peak_memory
 from inversion import invert_decoder
 from inversion.autoencoder import from_diffusers
-from inversion.decoder import EIGHT_BIT, RADIUS, STEPS, decoder_residual, out_of_memory, trust
+from inversion.chunks import out_of_memory
+from inversion.decoder import EIGHT_BIT, RADIUS, STEPS, decoder_residual, trust
 from inversion.gradient import decoder_gradient
 from inversion.solvers import Solution, Stop, forward_step, rms
 from tests.problems import linear_autoencoder, tiny_vae

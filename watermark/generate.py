@@ -51,7 +51,12 @@ def generate(
         steps: number of DDIM steps.
         batch_size: pictures generated together.
         progress: called after every step with the steps done and their number, over all batches.
+
+    Raises:
+        ValueError: if the model makes videos, or an argument does not fit the model.
     """
+    if len(model.latent_shape) != 3:
+        raise ValueError(f"{model.name!r} is a model of videos, and only pictures can be generated")
     batches = [range(i, min(i + batch_size, len(prompts))) for i in range(0, len(prompts), batch_size)]
     for number, batch in enumerate(batches):
 

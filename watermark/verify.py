@@ -67,7 +67,7 @@ class Verifier:
         batch_size: images that go through the networks together.
 
     Raises:
-        ValueError: if there are no keys or a number is out of range.
+        ValueError: if the model makes videos, there are no keys or a number is out of range.
     """
 
     model: LatentDiffusionModel
@@ -78,6 +78,8 @@ class Verifier:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
+        if len(self.model.latent_shape) != 3:
+            raise ValueError(f"{self.model.name!r} is a model of videos, and only pictures can be verified")
         if not self.keys:
             raise ValueError("keys must name at least one key")
         if not 0 < self.fpr < 1:
@@ -106,7 +108,7 @@ class Verifier:
         x = x.to(self.model.device)
         z_0 = invert_decoder(self.model.autoencoder, x, method=self.decoder, chunk_size=self.batch_size).value
         finite = torch.isfinite(z_0).flatten(1).all(1)[:, None, None, None]
-        z_T = invert_diffusion(self.model, torch.where(finite, z_0, 0.0), steps=self.steps)
+        z_T = invert_diffusion(self.model, torch.where(finite, z_0, 0.0), steps=self.steps).value
         return torch.where(finite, z_T, torch.nan)
 
     def _read(self, number: int, image: str | Path | Image.Image) -> Opened | Verdict:

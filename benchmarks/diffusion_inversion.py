@@ -1,0 +1,323 @@
+"""How well is the initial noise recovered, and what does it take? On Sapling, by method, steps and what is known.
+
+    python -m benchmarks.diffusion_inversion             72 pictures; two hours on two cores, resumes
+    python -m benchmarks.diffusion_inversion --quick     6 pictures and few steps, two minutes
+
+Marked pictures are made by 50 steps of DDIM at three guidance scales. Their noise is recovered from the true
+latent, from the encoder's, and from decoder inversion's, with the prompt and guidance of the generation or with
+none. Cost is in evaluations of the network; one under guidance, which needs the network twice, counts as one.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from diffusers import DPMSolverMultistepScheduler
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from scipy import stats
+from torch import Tensor
+
+from benchmarks.latents import GUIDANCE, Pictures, generated, nmse
+from benchmarks.record import RESULTS, rate, resume, write
+from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion, sample
+from watermark import detect
+
+BATCH = 12
+SOURCES = ("truth", "encoder", "decoder inversion")
+PROMPTS = ("known", "unknown")
+METHODS = ("midpoint", "naive", "warm_start", "implicit", "naive_next")
+STEPS = (10, 50, 5, 20)
+LEVEL = 1e-6
+Cell = tuple[str, int, str, str]
+
+
+def cells(quick: bool) -> list[Cell]:
+    """(method, steps, prompt, source), the most telling first."""
+    steps = (2,) if quick else STEPS
+    every = [(m, n, p, s) for n in steps for p in PROMPTS for s in SOURCES for m in METHODS]
+    return sorted(every, key=lambda c: (c[2] == "known" and c[3] != "truth", c[2] == "unknown" and c[3] == "truth"))
+
+
+def run_cell(
+    model: LatentDiffusionModel, pictures: Pictures, z_0: Tensor, cell: Cell, rows: Tensor | None = None
+) -> dict[str, Any]:
+    """Every picture's noise by one method: errors, correlations, statistics of its own key, and the cost."""
+    method, steps, prompt, _ = cell
+    found, evaluations = torch.empty_like(pictures.noise), torch.zeros(len(z_0))
+    chosen = torch.arange(len(z_0)) if rows is None else rows
+    for scale in GUIDANCE:
+        for part in chosen[pictures.guidance[chosen] == scale].split(BATCH):
+            known = prompt == "known"
+            solution = invert_diffusion(
+                model,
+                z_0[part],
+                method=method,
+                steps=steps,
+                prompt=[pictures.prompts[i] for i in part] if known else None,
+                guidance=scale if known else 1.0,
+            )
+            found[part], evaluations[part] = solution.value, solution.evaluations.float()
+    return {"pictures": [summary(pictures, found, int(i), float(evaluations[i])) for i in chosen]}
+
+
+def summary(pictures: Pictures, found: Tensor, i: int, evaluations: float) -> dict[str, float]:
+    """What is kept of one picture."""
+    key = pictures.keys[i]
+    assert key is not None
+    detection = detect(found[i : i + 1], key)
+    both = torch.stack([found[i].flatten(), pictures.noise[i].flatten()])
+    return {
+        "guidance": float(pictures.guidance[i]),
+        "nmse": round(float(nmse(found[i : i + 1], pictures.noise[i : i + 1])), 2),
+        "correlation": round(float(torch.corrcoef(both)[0, 1]), 4),
+        "rho": round(float(detection.rho[0]), 4),
+        "log10 p": round(float(np.log10(detection.p_value[0])), 3),
+        "evaluations": evaluations,
+    }
+
+
+def column(cell: dict[str, Any], name: str, guidance: float | None = None) -> NDArray[np.float64]:
+    """One number of every picture, of one guidance scale or of all."""
+    return np.array([p[name] for p in cell["pictures"] if guidance is None or p["guidance"] == guidance])
+
+
+def means(cell: dict[str, Any], guidance: float | None = None) -> dict[str, Any]:
+    """Averages over pictures, and how many are found."""
+    p = column(cell, "log10 p", guidance)
+    return {
+        "nmse": float(column(cell, "nmse", guidance).mean()),
+        "correlation": float(column(cell, "correlation", guidance).mean()),
+        "rho": float(column(cell, "rho", guidance).mean()),
+        "log10 p, median": float(np.median(p)),
+        "found": rate(int((p <= np.log10(LEVEL)).sum()), len(p)),
+        "evaluations": float(column(cell, "evaluations", guidance).mean()),
+    }
+
+
+def costs(model: LatentDiffusionModel, z_0: Tensor, rounds: int) -> dict[str, Any]:
+    """Seconds for a picture and an evaluation, in turns, and as multiples of a bare evaluation of the network."""
+    field = model.field(None, batch=len(z_0), guidance=1.0)
+    rows = torch.arange(len(z_0))
+
+    def bare() -> float:
+        for _ in range(10):
+            field(z_0, 500, rows)
+        return 10.0
+
+    def invert(method: str) -> float:
+        return float(invert_diffusion(model, z_0, method=method, steps=10).evaluations.float().mean())
+
+    parts: dict[str, Callable[[], float]] = {"network": bare} | {m: partial(invert, m) for m in METHODS}
+    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    with torch.no_grad():
+        bare()
+        for _ in range(rounds):
+            for name, run in parts.items():
+                start = time.perf_counter()
+                evaluations = run()
+                seconds[name].append((time.perf_counter() - start) / evaluations / len(z_0))
+    unit = statistics.median(seconds["network"])
+    return {name: {"cost": statistics.median(t) / unit, "seconds": t} for name, t in seconds.items()}
+
+
+def exact(model: LatentDiffusionModel, pictures: Pictures, steps: int) -> dict[str, Any]:
+    """Exact inversion against the published method and against the sampler as a whole, on a few pictures."""
+    rows = torch.cat([(pictures.guidance == g).nonzero()[:4, 0] for g in GUIDANCE])
+    out = {}
+    for method in ("naive", "implicit", "backward_euler", "shooting"):
+        cell = run_cell(model, pictures, pictures.z, (method, steps, "known", "truth"), rows)
+        out[method] = {f"{g:g}": means(cell, g) for g in GUIDANCE}
+    return out
+
+
+def second_order(model: LatentDiffusionModel, pictures: Pictures, steps: int) -> dict[str, Any]:
+    """Latents made by DPM-Solver++(2M), inverted as if by DDIM, by the published method, and as a whole."""
+    model = replace(model, scheduler=DPMSolverMultistepScheduler.from_config(model.scheduler.config))
+    rows = torch.cat([(pictures.guidance == g).nonzero()[:4, 0] for g in GUIDANCE])
+    z_0 = torch.zeros_like(pictures.z)
+    for scale in GUIDANCE:
+        part = rows[pictures.guidance[rows] == scale]
+        prompts = [pictures.prompts[i] for i in part]
+        z_0[part] = sample(model, pictures.noise[part], prompt=prompts, guidance=scale, steps=steps)
+    out = {}
+    for method in ("naive", "midpoint", "implicit", "dpm_solver", "shooting"):
+        cell = run_cell(model, pictures, z_0, (method, steps, "known", "truth"), rows)
+        out[method] = {f"{g:g}": means(cell, g) for g in GUIDANCE}
+    return out
+
+
+def half_precision(pictures: Pictures, steps: int) -> dict[str, Any]:
+    """The true latents of a float32 model, inverted by a bfloat16 one."""
+    model = LatentDiffusionModel.load("sapling", dtype="bf16")
+    rows = torch.cat([(pictures.guidance == g).nonzero()[:4, 0] for g in GUIDANCE])
+    return {
+        f"{method} | {prompt}": means(run_cell(model, pictures, pictures.z, (method, steps, prompt, "truth"), rows))
+        for method in ("naive", "implicit")
+        for prompt in PROMPTS
+    }
+
+
+def bars(result: dict[str, Any]) -> dict[str, Any]:
+    """The numbers that the README quotes."""
+    found = result["cells"]
+    out: dict[str, Any] = {}
+    for method in ("naive", "implicit"):
+        key = f"{method} | 50 | known | truth"
+        if key in found:
+            out[f"{method}, 50 steps, known prompt, true latent"] = {
+                f"{g:g}": means(found[key], g) | {"nmse, worst": float(column(found[key], "nmse", g).max())}
+                for g in GUIDANCE
+            }
+    few, many = (f"{m} | unknown | decoder inversion" for m in ("midpoint | 10", "naive | 50"))
+    if few in found and many in found:
+        a, b = (column(found[k], "log10 p") for k in (few, many))
+        only_few, only_many = (int(((u <= -6) & (v > -6)).sum()) for u, v in ((a, b), (b, a)))
+        out["few steps against 50 naive ones"] = {
+            "found by few only": only_few,
+            "found by 50 only": only_many,
+            "McNemar p": float(stats.binomtest(only_few, max(only_few + only_many, 1)).pvalue),
+            "decades of p gained, median": float(np.median(b - a)),
+            "Wilcoxon p": float(stats.wilcoxon(a, b).pvalue),
+            "rho gained, mean": float((column(found[few], "rho") - column(found[many], "rho")).mean()),
+        }
+    return out
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Error against cost where everything is known, and the evidence against cost where nothing is."""
+    figure = Figure(figsize=(12, 4.8), dpi=120, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    colours = dict(zip(METHODS, ("#1a7f37", "#57606a", "#0969da", "#cf222e", "#bf8700"), strict=True))
+    steps = sorted({int(key.split(" | ")[1]) for key in result["cells"]})
+
+    def line(axes: Any, method: str, prompt: str, source: str, name: str, style: str) -> None:  # noqa: ANN401
+        keys = [k for n in steps if (k := f"{method} | {n} | {prompt} | {source}") in result["cells"]]
+        if keys:
+            found = [means(result["cells"][k]) for k in keys]
+            label = method if style == "-" else None
+            at = [m["evaluations"] for m in found]
+            axes.plot(at, [m[name] for m in found], style, marker="o", ms=4, color=colours[method], label=label)
+
+    for method in METHODS:
+        line(left, method, "known", "truth", "nmse", "-")
+        for source, style in (("decoder inversion", "-"), ("encoder", "--")):
+            line(right, method, "unknown", source, "log10 p, median", style)
+    left.set(
+        xscale="log",
+        xlabel="evaluations of the network",
+        ylabel="error of the noise, NMSE in dB",
+        title="True latent, prompt and guidance known",
+    )
+    right.plot([], [], "--", color="0.4", label="latent from the encoder alone")
+    right.axhline(np.log10(LEVEL), color="0.6", lw=1)
+    right.set(
+        xscale="log",
+        xlabel="evaluations of the network",
+        ylabel="log10 p, median over marked pictures",
+        title="Latent from the picture, prompt unknown",
+    )
+    for axes in (left, right):
+        axes.legend(fontsize=8)
+        axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+def readme_table(result: dict[str, Any]) -> str:
+    """The two tables that the README shows, in Markdown."""
+    lines = [
+        "| true latent, prompt and guidance known | steps | evaluations a step "
+        + "".join(f"| guidance {g:g} " for g in GUIDANCE)
+        + "|",
+        "|---|---|---|" + "---|" * len(GUIDANCE),
+    ]
+
+    def decibels(value: float) -> str:
+        return f"{value:.1f} dB".replace("-", "−")
+
+    for method in METHODS:
+        for steps in (10, 50):
+            cell = result["cells"].get(f"{method} | {steps} | known | truth")
+            if cell is not None:
+                each = [means(cell, g) for g in GUIDANCE]
+                spent = sum(m["evaluations"] for m in each) / len(each) / steps
+                cells = " | ".join(decibels(m["nmse"]) for m in each)
+                lines.append(f"| `{method}` | {steps} | {spent:.1f} | {cells} |")
+    lines += [
+        "",
+        "| latent from the picture, prompt unknown | steps | evaluations | found at p ≤ 1e-6 | median p | mean ρ |",
+        "|---|---|---|---|---|---|",
+    ]
+    for source in ("encoder", "decoder inversion"):
+        for method in METHODS:
+            for steps in (5, 10, 50):
+                cell = result["cells"].get(f"{method} | {steps} | unknown | {source}")
+                if cell is not None:
+                    m = means(cell)
+                    lines.append(
+                        f"| {source}, `{method}` | {steps} | {m['evaluations']:.0f} "
+                        f"| {m['found']['hits']} of {m['found']['trials']} | {10 ** m['log10 p, median']:.0e} "
+                        f"| {m['rho']:.2f} |"
+                    )
+    return "\n".join(lines)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--quick", is_flag=True, help="6 pictures and few steps, to see that it runs.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=RESULTS)
+def main(quick: bool, output: Path) -> None:
+    """Measure diffusion inversion on Sapling."""
+    count, made_with = (6, 4) if quick else (72, 50)
+    settings = {"pictures": count, "seed": 3, "quick": quick, "steps of generation": made_with}
+    result = {"cells": {}} | resume("diffusion_inversion", settings, output)
+    model = LatentDiffusionModel.load("sapling")
+    pictures = generated(count, seed=3, steps=made_with, all_marked=True)
+    chunks = [x for _, x in pictures.chunks(BATCH)]
+    latents = {
+        "truth": pictures.z,
+        "encoder": torch.cat([model.autoencoder.encode(x) for x in chunks]),
+        "decoder inversion": torch.cat(
+            [invert_decoder(model.autoencoder, x, chunk_size=BATCH).value for x in chunks]
+        ),
+    }
+    few = 4 if quick else 20
+    parts: list[tuple[str, Callable[[], Any]]] = [
+        ("costs", lambda: costs(model, pictures.z[:8], 1 if quick else 7)),
+        ("exact", lambda: exact(model, pictures, made_with)),
+        ("second order", lambda: second_order(model, pictures, few)),
+        ("bf16", lambda: half_precision(pictures, few)),
+    ]
+
+    def save() -> None:
+        write("diffusion_inversion", result, output)
+
+    for cell in track(cells(quick), "cells", console=Console(stderr=True)):
+        key = " | ".join(map(str, cell))
+        if key not in result["cells"]:
+            result["cells"][key] = run_cell(model, pictures, latents[cell[3]], cell)
+            save()
+    for name, run in parts:
+        if name not in result:
+            click.echo(name, err=True)
+            result[name] = run()
+            save()
+    result["bars"] = bars(result)
+    path = write("diffusion_inversion", result, output)
+    draw(result, path.with_suffix(".png"))
+    click.echo(readme_table(result))
+    click.echo(f"wrote {path} and {path.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()

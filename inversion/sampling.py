@@ -1,0 +1,120 @@
+"""Sampling, and the inversions that take one evaluation of the network a step.
+
+The network is a *field* f(z, t, rows): latents z (n, ...) of the samples with the numbers rows (n,) and a time t →
+the prediction (n, ...), guidance included. A sampling step is z_s = P z_t + Q f(z_t, t), see
+:mod:`inversion.schedule`. Its inverse, z_t = (z_s − Q f(z_t, t)) / P, needs f where z_t is not known yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from inversion.schedule import Level, Schedule, coefficients
+
+Field = Callable[[Tensor, float, Tensor], Tensor]
+Progress = Callable[[int, int], None]
+
+
+def silent(done: int, total: int) -> None:
+    """The progress of nobody who wants to know."""
+
+
+def all_rows(z: Tensor) -> Tensor:
+    """The numbers of all samples."""
+    return torch.arange(len(z), device=z.device)
+
+
+def ddim_sample(field: Field, z_T: Tensor, schedule: Schedule, progress: Progress = silent) -> Tensor:
+    """Z at the first level (B, ...) → z_0 (B, ...): DDIM, and Euler's method for flows."""
+    z, rows = z_T, all_rows(z_T)
+    for k, (t, s) in enumerate(schedule.steps, 1):
+        p, q = coefficients(schedule.kind, t, s)
+        z = p * z + q * field(z, t.t, rows)
+        progress(k, len(schedule.steps))
+    return z
+
+
+def naive(field: Field, z_0: Tensor, schedule: Schedule, progress: Progress = silent) -> Tensor:
+    """Naive DDIM inversion that takes f(z_s, s): the cleaner latent at its own time.
+
+    Each step is DDIM the other way, from s to t; the usual "DDIM inversion" of https://arxiv.org/abs/2105.05233.
+    Where the network predicts z_0, its prediction from z_0 says nothing about ε: the first step then only scales.
+    """
+    z, rows = z_0, all_rows(z_0)
+    for k, (t, s) in enumerate(reversed(schedule.steps), 1):
+        if schedule.kind == "sample" and s.sigma == 0:
+            z = t.alpha / s.alpha * z
+        else:
+            p, q = coefficients(schedule.kind, s, t)
+            z = p * z + q * field(z, s.t, rows)
+        progress(k, len(schedule.steps))
+    return z
+
+
+def naive_next(field: Field, z_0: Tensor, schedule: Schedule, progress: Progress = silent) -> Tensor:
+    """Naive DDIM inversion that takes f(z_s, t): the cleaner latent at the noisier time, as Hong et al. 2024 do."""
+    z, rows = z_0, all_rows(z_0)
+    for k, (t, s) in enumerate(reversed(schedule.steps), 1):
+        p, q = invertible(schedule.kind, t, s)
+        z = (z - q * field(z, t.t, rows)) / p
+        progress(k, len(schedule.steps))
+    return z
+
+
+def warm_start(field: Field, z_0: Tensor, schedule: Schedule, progress: Progress = silent) -> Tensor:
+    """Like :func:`naive_next`, at a guess of z_t instead of z_s: where the previous prediction would lead."""
+    z, rows, f = z_0, all_rows(z_0), None
+    for k, (t, s) in enumerate(reversed(schedule.steps), 1):
+        p, q = invertible(schedule.kind, t, s)
+        guess = z if f is None else (z - q * f) / p
+        f = field(guess, t.t, rows)
+        z = (z - q * f) / p
+        progress(k, len(schedule.steps))
+    return z
+
+
+def midpoint(field: Field, z_0: Tensor, schedule: Schedule, progress: Progress = silent) -> Tensor:
+    """The midpoint rule with the half step taken along the previous slope, so one evaluation a step.
+
+    FireFlow, https://arxiv.org/abs/2412.07517, for flows; here also for diffusions, whose ODE is one in z/α against
+    σ/α with the slope ε. It follows the ODE to second order and does not undo the sampler's own error.
+    """
+    z, rows, slope = z_0, all_rows(z_0), None
+    motion = "flow_prediction" if schedule.kind == "flow_prediction" else "epsilon"
+    for k, (t, s) in enumerate(reversed(schedule.steps), 1):
+        half = schedule.between(s, t)
+        at, z_half = half, z
+        if slope is not None:
+            p, q = coefficients(motion, s, half)
+            z_half = p * z + q * slope
+        elif s.sigma > 0 or schedule.kind != "sample":
+            at = s
+        slope = slope_at(schedule.kind, at, z_half, field(z_half, at.t, rows))
+        p, q = coefficients(motion, s, t)
+        z = p * z + q * slope
+        progress(k, len(schedule.steps))
+    return z
+
+
+def slope_at(kind: str, at: Level, z: Tensor, f: Tensor) -> Tensor:
+    """What stays the same along a step: v of a flow, ε of a diffusion."""
+    if kind in {"flow_prediction", "epsilon"}:
+        return f
+    return at.sigma * z + at.alpha * f if kind == "v_prediction" else (z - at.alpha * f) / at.sigma
+
+
+def invertible(kind: str, t: Level, s: Level) -> tuple[float, float]:
+    """P and Q of the sampling step t → s.
+
+    Raises:
+        ValueError: if P is zero, so that z_s depends on z_t through the network alone.
+    """
+    p, q = coefficients(kind, t, s)
+    if abs(p) < 1e-6:
+        raise ValueError(
+            "the sampler's step returns the network's prediction of z_0 alone, which only method 'naive' can undo"
+        )
+    return p, q
