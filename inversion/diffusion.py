@@ -7,8 +7,8 @@ inversion does not know z_t yet, and its methods differ in what they take instea
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from inversion.sampling import (
     silent,
     warm_start,
 )
-from inversion.schedule import Schedule
+from inversion.schedule import Schedule, coefficients
 from inversion.shooting import shooting
 from inversion.solvers import Solution
 
@@ -62,10 +62,10 @@ def sample(
         method: ``ddim``, which for flow models is Euler's method, or ``dpm_solver``, DPM-Solver++(2M); ``auto`` is
             ``dpm_solver`` if that is the model's scheduler.
         steps: number of steps, one evaluation of the network each.
-        prompt: one prompt for all, or one for each sample; None is the empty prompt. For a model that starts from a
-            picture, pictures (B, 3, H, W) in [-1, 1], None meaning none.
-        guidance: classifier-free guidance scale w, f = f(∅) + w (f(prompt) − f(∅)); 1 means none. For models that
-            take the scale as an input, that.
+        prompt: one prompt for all, or one for each sample; None is what guidance has for no prompt, ∅. For a model
+            that starts from a picture, pictures (B, 3, H, W) in [-1, 1].
+        guidance: classifier-free guidance scale w, f = f(∅) + w (f(prompt) − f(∅)); 1 or less means none, as in the
+            pipelines. For models that take the scale as an input, that.
         progress: called after every step with the steps done and their number.
 
     Returns:
@@ -83,12 +83,21 @@ def sample(
 def sampler(model: LatentDiffusionModel, method: str) -> Callable[[Field, Tensor, Schedule, Progress], Tensor]:
     """The function behind the name of a sampling method."""
     if method == "auto":
-        config = model.scheduler.config
-        second = type(model.scheduler).__name__ == "DPMSolverMultistepScheduler" and config.solver_order > 1
-        method = "dpm_solver" if second else "ddim"
+        method = "dpm_solver" if is_second_order(model.scheduler) else "ddim"
     if method not in SAMPLERS:
         raise ValueError(f"method must be 'auto' or one of {', '.join(map(repr, SAMPLERS))}, got {method!r}")
     return SAMPLERS[method]
+
+
+def is_second_order(scheduler: Any) -> bool:  # noqa: ANN401 - diffusers is untyped
+    """Whether a scheduler is the DPM-Solver++(2M) that :mod:`inversion.dpm_solver` has."""
+    config = scheduler.config
+    return type(scheduler).__name__ == "DPMSolverMultistepScheduler" and (
+        config.algorithm_type,
+        config.solver_order,
+        config.solver_type,
+        config.final_sigmas_type,
+    ) == ("dpmsolver++", 2, "midpoint", "zero")
 
 
 @torch.no_grad()
@@ -97,7 +106,7 @@ def invert_diffusion(
     z_0: Tensor,
     *,
     method: str = "auto",
-    steps: int | None = None,
+    steps: int = 10,
     prompt: str | Sequence[str] | Tensor | None = None,
     guidance: float = 1.0,
     evaluations: int | None = None,
@@ -120,29 +129,29 @@ def invert_diffusion(
         model: the latent diffusion model.
         z_0: (B, C, [F,] h, w) float32.
         method: see above.
-        steps: number of steps; None is 10.
+        steps: number of steps.
         prompt: as for :func:`sample`. That of a suspect picture is rarely known, so the default is none.
         guidance: as for :func:`sample`; 1 unless the prompt and the scale are known.
         evaluations: of the network for every step, at most, for the methods that iterate; None is 20 for
-            ``implicit``, which needs about four on average, and 50 for the published ones. For ``shooting`` the
-            number of its iterations, 3.
+            ``implicit``, which needs about three on average, and 50 for the published ones. For ``shooting`` the
+            number of its iterations, 3, of two evaluations a step each.
         progress: called after every step with the steps done and their number.
 
     Returns:
         A :class:`Solution` on the model's device. ``value`` is z_T (B, C, [F,] h, w), float32. ``evaluations``
-        counts those of the network. Methods that iterate have a ``residual``, the largest of any step; that of the
-        others is NaN, because they do not test themselves.
+        counts those of the network. Methods that iterate have a ``residual``, the largest of any step, for
+        ``shooting`` that of the whole; that of the others is NaN, because they do not test themselves.
 
     Raises:
         ValueError: if a shape or an argument does not fit the model.
     """
     z_0 = model.check_latents(z_0)
-    method, steps = choose(method, steps)
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
     if evaluations is not None and evaluations < 1:
         raise ValueError(f"evaluations must be at least 1, got {evaluations}")
     schedule = model.schedule(steps, z_0.shape)
+    method = choose(schedule) if method == "auto" else method
     field = model.field(prompt, batch=len(z_0), guidance=guidance)
 
     def invert(rows: Tensor) -> Solution:
@@ -153,14 +162,7 @@ def invert_diffusion(
             return field(z, t, rows[r])
 
         solution = run(model, counted, z_0[rows], schedule, method, evaluations, progress or silent)
-        return Solution(
-            value=solution.value / schedule.start,
-            residual=solution.residual,
-            merit=solution.merit,
-            evaluations=count,
-            converged=solution.converged,
-            history=solution.history,
-        )
+        return replace(solution, value=solution.value / schedule.start, evaluations=count)
 
     return concatenate(list(in_chunks(invert, torch.arange(len(z_0), device=z_0.device), len(z_0))))
 
@@ -181,7 +183,7 @@ def run(
         no = torch.zeros(len(z_0), dtype=torch.int64, device=z_0.device)
         return Solution(value, unknown, unknown, no, torch.zeros_like(no, dtype=torch.bool), unknown[None][:0])
     if method == "shooting":
-        return shooting(partial(sampler(model, "auto")), field, z_0, schedule, evaluations or 3, progress)
+        return shooting(sampler(model, "auto"), field, z_0, schedule, evaluations or 3, progress)
     if method == "implicit":
         return implicit(field, z_0, schedule, evaluations or 20, progress)
     if method == "backward_euler":
@@ -189,14 +191,14 @@ def run(
     return dpm_invert(field, z_0, schedule, evaluations or 50, progress=progress)
 
 
-def choose(method: str, steps: int | None) -> tuple[str, int]:
-    """The default, as measured in ``benchmarks/diffusion_inversion.py``: ``midpoint`` in 10 steps.
+def choose(schedule: Schedule) -> str:
+    """The default method: ``midpoint``, or ``implicit`` for a single step.
 
-    A latent that was recovered from a picture has errors, which undoing the sampler exactly amplifies, whether the
-    prompt is known or not; following the ODE does not, and in 10 steps it is as near to the noise as in 50. A
-    single step is another matter: a one-step model is defined by its step, so that one is solved: ``implicit``.
-    For latents that are known exactly, along with prompt, guidance and steps, choose ``implicit`` yourself.
+    A latent that was recovered from a picture has errors. Undoing the sampler exactly amplifies them more than it
+    gains, whether the prompt is known or not, and 10 steps along the ODE come as near to the noise as 50, see
+    ``benchmarks/diffusion_inversion.py``. A one-step model is another matter: it is defined by its step, which is
+    solved. For latents that are known exactly, along with prompt, guidance and steps, choose ``implicit`` yourself.
     """
-    if method == "auto":
-        method = "implicit" if steps == 1 else "midpoint"
-    return method, 10 if steps is None else steps
+    if len(schedule.steps) == 1 and abs(coefficients(schedule.kind, *schedule.steps[0])[0]) > 1e-6:
+        return "implicit"
+    return "midpoint"

@@ -5,7 +5,7 @@ z_0 that the network predicts at t, D, and at the step before, D',
 
     z_s = DDIM step to s − α_s (e^{−h} − 1) ω (D − D'),
 
-the first and the last step being plain DDIM, as in diffusers.
+the first and the last step, which ends at σ = 0, being plain DDIM, as in diffusers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from inversion.exact import joined, solve_step
-from inversion.sampling import Field, Progress, all_rows, silent
+from inversion.sampling import Field, Progress, all_rows, divisible, silent
 from inversion.schedule import Level, Schedule, coefficients
 from inversion.solvers import Solution
 
@@ -53,11 +53,11 @@ def second_order(schedule: Schedule, k: int) -> float:
         return 0.0
     (before, _), (t, s) = schedule.steps[k - 1], schedule.steps[k]
     h, h_before = log_snr(s) - log_snr(t), log_snr(t) - log_snr(before)
-    return -s.alpha * math.expm1(-h) * h / (2 * h_before)
+    return -s.alpha * math.expm1(-h) * h / (2 * h_before) if h_before else 0.0
 
 
 def log_snr(level: Level) -> float:
-    """λ = ln α/σ, with α = 0 as in diffusers."""
+    """λ = ln α/σ, finite where α = 0."""
     return math.log(max(level.alpha, 1e-12)) - math.log(level.sigma)
 
 
@@ -78,7 +78,8 @@ def dpm_invert(
         field: the network.
         z_0: (B, ...) latents.
         schedule: the sampler's.
-        evaluations: of the network, at most, for every step and sample, those of the estimate included.
+        evaluations: of the network, at most, for every step and sample; the estimate and one more, 2 · ``fine`` +
+            2, are made in any case.
         fine: naive steps for each step of the sampler.
         progress: called after every step.
 
@@ -90,6 +91,9 @@ def dpm_invert(
     parts = []
     for k, (t, s) in reversed(list(enumerate(schedule.steps))):
         weight = second_order(schedule, k)
+        p, q = coefficients(schedule.kind, t, s)
+        p_clean, q_clean = coefficients(schedule.kind, t, CLEAN)
+        p, q = divisible(p + weight * p_clean), q + weight * q_clean
         start = fine_naive(field, z, schedule, s, t, fine)
         offset, spent = torch.zeros_like(z), fine
         if weight:
@@ -97,9 +101,6 @@ def dpm_invert(
             earlier = fine_naive(field, start, schedule, t, before, fine)
             f = field(earlier, before.t, rows)
             offset, spent = weight * predicted_sample(schedule.kind, before, earlier, f), 2 * fine + 1
-        p, q = coefficients(schedule.kind, t, s)
-        p_clean, q_clean = coefficients(schedule.kind, t, CLEAN)
-        p, q = p + weight * p_clean, q + weight * q_clean
 
         def residual(
             y: Tensor, rows: Tensor, t: Level = t, p: float = p, q: float = q, at: Tensor = z + offset

@@ -72,17 +72,20 @@ def implicit(
 
 
 def solve_step(residual: Residual, start: Tensor, evaluations: int) -> Solution:
-    """One step within a budget of evaluations; a part of it goes to the fallback only where Anderson goes wrong."""
-    first = max(evaluations - 1, 0)
-    part = anderson(residual, start, Stop(first, TOLERANCE), memory=MEMORY)
+    """One step within a budget of evaluations; what Anderson leaves goes to the fallback where that is needed.
+
+    Anderson gives up when three evaluations brought nothing, as they do at the precision of a 16-bit network.
+    """
+    part = anderson(residual, start, Stop(evaluations - 1, TOLERANCE, patience=3), memory=MEMORY)
     bad = (~(part.merit <= 0.5 * part.history[0]) & (part.merit > 1e3 * TOLERANCE)).nonzero()[:, 0]
-    if not len(bad):
+    left = evaluations - int(part.evaluations[bad].max()) if len(bad) else 0
+    if left < 2:
         return part
 
     def of_bad(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         return residual(z, bad[rows])
 
-    again = forward_step(of_bad, part.value[bad], Stop(evaluations, TOLERANCE), step_size=0.5)
+    again = forward_step(of_bad, part.value[bad], Stop(left - 1, TOLERANCE), step_size=0.5)
     value, merit, counts = part.value.clone(), part.merit.clone(), part.evaluations.clone()
     value[bad], merit[bad] = again.value, again.merit
     counts[bad] += again.evaluations
@@ -97,7 +100,8 @@ def backward_euler(
     Every step by y ← y − ρ (P y + Q f(y, t) − z_s) from y = naive inversion, with ρ = ½ after a linear warm-up of
     20 evaluations, halved when 20 evaluations brought nothing, until the summed squared error is below 10⁻³.
 
-    Arguments and result are those of :func:`implicit`.
+    Arguments and result are those of :func:`implicit`, but that the residual is one of z_s, not divided by P, and
+    that at least two evaluations a step are made.
     """
     z, rows = z_0, all_rows(z_0)
     parts = []
@@ -132,11 +136,12 @@ def plateau_step(k: int, y: Tensor, t: Tensor, error: Tensor, state: State) -> t
 
 
 def joined(z: Tensor, parts: list[Solution]) -> Solution:
-    """The solution of all steps: the largest residual of any, and the sum of their evaluations."""
+    """All steps in one: the largest residual of any, the sum of evaluations, NaN where a step went wrong."""
     history = torch.stack([p.merit for p in parts])
     worst = history.amax(0)
+    sound = torch.isfinite(worst).reshape(-1, *[1] * (z.ndim - 1))
     return Solution(
-        value=z,
+        value=torch.where(sound, z, torch.nan),
         residual=worst,
         merit=worst,
         evaluations=torch.stack([p.evaluations for p in parts]).sum(0),

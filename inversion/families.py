@@ -6,6 +6,7 @@ in the model, so it is repeated here, with the pipeline's defaults; tests compar
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from inversion.autoencoder import from_diffusers
 from inversion.model import Conditions, LatentDiffusionModel
+from inversion.schedule import STOCHASTIC
 from inversion.video_families import animate_diff, cogvideox, stable_video_diffusion, wan
 
 
@@ -284,4 +286,13 @@ def wrap(pipe: Any, name: str, family: str | None = None) -> LatentDiffusionMode
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.eval()
+            if part.device.type == "meta":
+                raise ValueError("the weights are offloaded one by one; use enable_model_cpu_offload() instead")
+    if type(pipe.scheduler).__name__ in STOCHASTIC:
+        warnings.warn(
+            f"{type(pipe.scheduler).__name__} draws noise in every step, which drowns a mark in the first one; "
+            "it is read as deterministic. Pictures that the pipeline itself makes need another scheduler, such as "
+            "DDIMScheduler",
+            stacklevel=3,
+        )
     return FAMILIES[known](pipe, name)

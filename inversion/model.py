@@ -178,13 +178,13 @@ class LatentDiffusionModel:
             raise ValueError(f"this model has no guidance, so that guidance must be 1, got {guidance}")
         if self.guidance == "embedded":
             own = {**own, "guidance": torch.full((batch,), float(guidance), device=self.device)}
-        if self.guidance != "classifier-free" or guidance == 1:
-            return lambda z, t, rows: self.network(z, t, {k: v[rows] for k, v in own.items()})
+        if self.guidance != "classifier-free" or guidance <= 1 or prompt is None:
+            return lambda z, t, rows: self.network(z, t, {k: v[rows] for k, v in own.items()}).to(z.device)
         empty = self.conditions(None, batch)
 
         def guided(z: Tensor, t: float, rows: Tensor) -> Tensor:
             both = {k: torch.cat([empty[k][rows].expand_as(v[rows]), v[rows]]) for k, v in own.items()}
-            without, with_prompt = self.network(torch.cat([z, z]), t, both).chunk(2)
+            without, with_prompt = self.network(torch.cat([z, z]), t, both).to(z.device).chunk(2)
             weights = torch.as_tensor(self.guidance_weights(guidance, z.shape), dtype=z.dtype, device=z.device)
             return without + weights * (with_prompt - without)
 

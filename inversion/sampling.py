@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from inversion.schedule import Level, Schedule, coefficients
+from inversion.schedule import Level, Schedule, coefficients, position
 
 Field = Callable[[Tensor, float, Tensor], Tensor]
 Progress = Callable[[int, int], None]
@@ -77,44 +77,44 @@ def warm_start(field: Field, z_0: Tensor, schedule: Schedule, progress: Progress
 
 
 def midpoint(field: Field, z_0: Tensor, schedule: Schedule, progress: Progress = silent) -> Tensor:
-    """The midpoint rule with the half step taken along the previous slope, so one evaluation a step.
+    """The midpoint rule with the half step taken along the previous velocity, so one evaluation a step.
 
-    FireFlow, https://arxiv.org/abs/2412.07517, for flows; here also for diffusions, whose ODE is one in z/α against
-    σ/α with the slope ε. It follows the ODE to second order and does not undo the sampler's own error.
+    FireFlow, https://arxiv.org/abs/2412.07517, for flows; here also for diffusions, whose ODE is dz/dφ = v in the
+    angle φ = arctan σ/α. It follows the ODE to second order and does not undo the sampler's own error.
     """
-    z, rows, slope = z_0, all_rows(z_0), None
-    motion = "flow_prediction" if schedule.kind == "flow_prediction" else "epsilon"
+    z, rows, v = z_0, all_rows(z_0), None
     for k, (t, s) in enumerate(reversed(schedule.steps), 1):
         half = schedule.between(s, t)
+        start, middle, end = (position(schedule.kind, level) for level in (s, half, t))
         at, z_half = half, z
-        if slope is not None:
-            p, q = coefficients(motion, s, half)
-            z_half = p * z + q * slope
+        if v is not None:
+            z_half = z + (middle - start) * v
         elif s.sigma > 0 or schedule.kind != "sample":
             at = s
-        slope = slope_at(schedule.kind, at, z_half, field(z_half, at.t, rows))
-        p, q = coefficients(motion, s, t)
-        z = p * z + q * slope
+        v = velocity(schedule.kind, at, z_half, field(z_half, at.t, rows))
+        z = z + (end - start) * v
         progress(k, len(schedule.steps))
     return z
 
 
-def slope_at(kind: str, at: Level, z: Tensor, f: Tensor) -> Tensor:
-    """What stays the same along a step: v of a flow, ε of a diffusion."""
-    if kind in {"flow_prediction", "epsilon"}:
-        return f
-    return at.sigma * z + at.alpha * f if kind == "v_prediction" else (z - at.alpha * f) / at.sigma
+def velocity(kind: str, at: Level, z: Tensor, f: Tensor) -> Tensor:
+    """How z moves along :func:`inversion.schedule.position`, from what the network predicts."""
+    if kind == "epsilon":
+        return (f - at.sigma * z) / at.alpha
+    return (at.alpha * z - f) / at.sigma if kind == "sample" else f
 
 
 def invertible(kind: str, t: Level, s: Level) -> tuple[float, float]:
-    """P and Q of the sampling step t → s.
-
-    Raises:
-        ValueError: if P is zero, so that z_s depends on z_t through the network alone.
-    """
+    """P and Q of the sampling step t → s, or a ValueError if it cannot be divided by P."""
     p, q = coefficients(kind, t, s)
+    return divisible(p), q
+
+
+def divisible(p: float) -> float:
+    """P, or a ValueError if it is zero, so that z_s depends on z_t through the network alone."""
     if abs(p) < 1e-6:
         raise ValueError(
-            "the sampler's step returns the network's prediction of z_0 alone, which only method 'naive' can undo"
+            "the sampler's step returns the network's prediction of z_0 alone, which only methods 'naive' and "
+            "'midpoint' can walk back"
         )
-    return p, q
+    return p

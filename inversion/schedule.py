@@ -19,15 +19,45 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from diffusers import CogVideoXDDIMScheduler, DDIMScheduler
+from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, EulerDiscreteScheduler
 
-SIGMA_SCHEDULERS = (
-    "FlowMatchEulerDiscreteScheduler",
+DDIM_LIKE = ("DDIMScheduler", "PNDMScheduler", "DDPMScheduler", "LCMScheduler", "TCDScheduler")
+"""Read as DDIM for the same betas."""
+
+COGVIDEOX = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
+"""Read as CogVideoX's DDIM."""
+
+EULER_LIKE = (
     "EulerDiscreteScheduler",
-    "DPMSolverMultistepScheduler",
-    "UniPCMultistepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "LMSDiscreteScheduler",
 )
-"""diffusers schedulers that hold noise levels of their own; all others have those of DDIM for their betas."""
+"""Read as Euler's method for the same betas and sigmas. These hold z/α."""
+
+SIGMA_LIKE = (
+    "FlowMatchEulerDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "SASolverScheduler",
+)
+"""Read as the first-order method at their own noise levels."""
+
+SUPPORTED = (*DDIM_LIKE, *COGVIDEOX, *EULER_LIKE, *SIGMA_LIKE)
+
+STOCHASTIC = (
+    "DDPMScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+    "CogVideoXDPMScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "SASolverScheduler",
+)
 
 
 @dataclass(frozen=True)
@@ -58,13 +88,21 @@ class Schedule:
     time: Callable[[float], float]
 
     def between(self, s: Level, t: Level, share: float = 0.5) -> Level:
-        """The level at a share of the way from s to t, the way being that of the ODE: σ/α, and σ for a flow."""
+        """The level at a share of the way from s to t, measured as :func:`position` does."""
+        a, b = position(self.kind, s), position(self.kind, t)
+        at = a + share * (b - a)
         if self.kind == "flow_prediction":
-            sigma = s.sigma + share * (t.sigma - s.sigma)
-            return Level(self.time(sigma / max(1 - sigma, 1e-12)), 1 - sigma, sigma)
-        low, high = s.sigma / s.alpha, t.sigma / max(t.alpha, 1e-12)
-        ratio = low + share * (high - low)
-        return Level(self.time(ratio), 1 / math.hypot(1, ratio), ratio / math.hypot(1, ratio))
+            return Level(self.time(at / (1 - at)) if at < 1 else t.t, 1 - at, at)
+        return Level(self.time(math.tan(at)) if at < math.pi / 2 else t.t, math.cos(at), math.sin(at))
+
+
+def position(kind: str, level: Level) -> float:
+    """Where a level lies on the way from z_0 to noise: σ for a flow, the angle φ = arctan σ/α for a diffusion.
+
+    Along it z moves with the velocity v: dz/dσ = ε − z_0 for a flow, dz/dφ = α ε − σ z_0 for a diffusion, finite
+    everywhere.
+    """
+    return level.sigma if kind == "flow_prediction" else math.atan2(level.sigma, level.alpha)
 
 
 def coefficients(kind: str, at: Level, to: Level) -> tuple[float, float]:
@@ -82,8 +120,9 @@ def coefficients(kind: str, at: Level, to: Level) -> tuple[float, float]:
 def make_schedule(scheduler: Any, steps: int, **settings: Any) -> Schedule:  # noqa: ANN401 - diffusers is untyped
     """The schedule of a diffusers scheduler for a number of sampling steps.
 
-    Timesteps, spacing, shifts and the final noise level are the scheduler's own. A scheduler that draws noise, or
-    is of an order above one, is read as deterministic DDIM or, where it holds levels of its own, at those.
+    Timesteps, spacing, shifts and the final noise level are the scheduler's own; a scheduler of an order above
+    one is read as a method of first order at the same levels, see the lists above, one that draws noise in every
+    step as one that does not. Subclasses are read as what they derive from.
 
     Args:
         scheduler: of diffusers; it is not changed.
@@ -91,58 +130,62 @@ def make_schedule(scheduler: Any, steps: int, **settings: Any) -> Schedule:  # n
         settings: further arguments for its ``set_timesteps``, e.g. ``mu``.
 
     Raises:
-        ValueError: if steps is out of range, the prediction type is unknown, or the noise level of α = 0 meets a
-            network that predicts ε, which does not determine z_0 there.
+        ValueError: if the scheduler is not supported or clips its predictions, the prediction type is unknown,
+            steps is out of range, or the noise level of α = 0 meets a network that predicts ε, which does not
+            determine z_0 there.
     """
     config = scheduler.config
-    train_steps = int(config.num_train_timesteps)
-    if not 1 <= steps <= train_steps:
-        raise ValueError(f"steps must be between 1 and {train_steps}, got {steps}")
-    flow = type(scheduler).__name__.startswith("FlowMatch")
+    name = next((kind.__name__ for kind in type(scheduler).__mro__ if kind.__name__ in SUPPORTED), None)
+    if name is None:
+        raise ValueError(f"{type(scheduler).__name__} is not supported; supported are {', '.join(SUPPORTED)}")
+    flow = name.startswith("FlowMatch")
     kind = "flow_prediction" if flow else config.get("prediction_type", "epsilon")
     if kind not in {"epsilon", "v_prediction", "sample", "flow_prediction"}:
         raise ValueError(f"unknown prediction type {kind!r}")
-    if type(scheduler).__name__ in SIGMA_SCHEDULERS:
+    if kind == "flow_prediction" and name not in SIGMA_LIKE:
+        raise ValueError(f"{name} has no noise levels for a flow")
+    for setting in ("clip_sample", "thresholding", "invert_sigmas", "stochastic_sampling"):
+        if config.get(setting):
+            raise ValueError(f"a scheduler with {setting} is not supported: set it to False")
+    train_steps = int(config.num_train_timesteps)
+    if not 1 <= steps <= train_steps:
+        raise ValueError(f"steps must be between 1 and {train_steps}, got {steps}")
+    own = {
+        k: v for k, v in config.items() if not k.startswith("_")
+    }  # with the defaults of this class, not of another
+    if name in SIGMA_LIKE:
         schedule = from_sigmas(type(scheduler).from_config(config), kind, steps, settings)
-    elif "beta_schedule" in config:
-        schedule = from_betas(scheduler, kind, steps)
+    elif name in EULER_LIKE:
+        schedule = from_sigmas(EulerDiscreteScheduler.from_config(own), kind, steps, settings)
     else:
-        raise ValueError(
-            f"{type(scheduler).__name__} is not supported: it has no beta schedule, and is none of "
-            f"{', '.join(SIGMA_SCHEDULERS)}"
-        )
+        ddim = CogVideoXDDIMScheduler if name in COGVIDEOX else DDIMScheduler
+        schedule = from_betas(ddim.from_config(own | {"clip_sample": False}), kind, steps)
     if kind == "epsilon" and schedule.steps[0][0].alpha < 1e-6:
         raise ValueError("zero terminal signal-to-noise ratio needs a network that predicts v or the sample, not ε")
     return schedule
 
 
 def from_sigmas(scheduler: Any, kind: str, steps: int, settings: dict[str, Any]) -> Schedule:  # noqa: ANN401
-    """Schedules that list their noise levels: σ of a flow, else σ/α."""
+    """Schedulers that list their noise levels: σ of a flow, else σ/α."""
     scheduler.set_timesteps(**({} if "sigmas" in settings else {"num_inference_steps": steps}), **settings)
     sigmas, times = scheduler.sigmas.double().tolist(), scheduler.timesteps.tolist()
     if kind == "flow_prediction":
         train_steps = int(scheduler.config.num_train_timesteps)
         levels = [Level(t, 1 - s, s) for t, s in zip([*times, 0], sigmas, strict=True)]
         return Schedule(tuple(pairwise(levels)), kind, 1.0, lambda ratio: train_steps * ratio / (1 + ratio))
-    continuous = scheduler.config.get("timestep_type") == "continuous"
-    time = (
-        (lambda ratio: 0.25 * math.log(max(ratio, 1e-30)))
-        if continuous
-        else discrete_time(scheduler.alphas_cumprod)
-    )
+    continuous = scheduler.config.get("timestep_type") == "continuous" and kind == "v_prediction"
+    time = log_time if continuous else discrete_time(scheduler.alphas_cumprod)
     clean = float(times[-1]) if continuous else 0.0
     levels = [
         Level(t, 1 / math.hypot(1, s), s / math.hypot(1, s)) for t, s in zip([*times, clean], sigmas, strict=True)
     ]
-    euler = type(scheduler).__name__ == "EulerDiscreteScheduler"
+    euler = isinstance(scheduler, EulerDiscreteScheduler)
     start = float(scheduler.init_noise_sigma) * levels[0].alpha if euler else 1.0
     return Schedule(tuple(pairwise(levels)), kind, start, time)
 
 
-def from_betas(scheduler: Any, kind: str, steps: int) -> Schedule:  # noqa: ANN401
-    """The levels of DDIM for the betas of any scheduler; CogVideoX has a DDIM of its own."""
-    own = type(scheduler).__name__.startswith("CogVideoX")
-    ddim = (CogVideoXDDIMScheduler if own else DDIMScheduler).from_config(scheduler.config)
+def from_betas(ddim: Any, kind: str, steps: int) -> Schedule:  # noqa: ANN401
+    """The levels of DDIM."""
     ddim.set_timesteps(steps)
     bar = ddim.alphas_cumprod.double()
     if int(ddim.timesteps.max()) >= len(bar):
@@ -157,6 +200,11 @@ def from_betas(scheduler: Any, kind: str, steps: int) -> Schedule:  # noqa: ANN4
 
     pairs = tuple((level(t), level(t - stride)) for t in ddim.timesteps.tolist())
     return Schedule(pairs, kind, 1.0, discrete_time(bar))
+
+
+def log_time(ratio: float) -> float:
+    """The continuous time of SVD's network."""
+    return 0.25 * math.log(max(ratio, 1e-30))
 
 
 def discrete_time(alphas_cumprod: Any) -> Callable[[float], float]:  # noqa: ANN401

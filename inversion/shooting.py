@@ -20,7 +20,7 @@ from inversion.sampling import Field, Progress, naive, silent
 from inversion.schedule import Schedule
 from inversion.solvers import Solution, Stop
 
-Sampler = Callable[[Field, Tensor, Schedule], Tensor]
+Sampler = Callable[[Field, Tensor, Schedule, Progress], Tensor]
 
 
 def shooting(
@@ -38,7 +38,7 @@ def shooting(
         field: the network.
         z_0: (B, ...) latents.
         schedule: the sampler's.
-        iterations: each samples and inverts once, 2 evaluations of the network a step.
+        iterations: each samples and inverts once, 2 evaluations of the network a step, after a first 3.
         progress: called after every iteration.
 
     Returns:
@@ -53,10 +53,10 @@ def shooting(
         def of_rows(z: Tensor, t: float, r: Tensor) -> Tensor:
             return field(z, t, rows[r])
 
-        found = sampler(of_rows, z, schedule)
+        found = sampler(of_rows, z, schedule, silent)
         t = naive(of_rows, found, schedule) - b[rows]
         done += 1
         progress(done, iterations + 1)
         return t, found - z_0[rows]
 
-    return anderson(residual, b, Stop(iterations, tolerance=1e-5), callback=None)
+    return anderson(residual, b, Stop(iterations, tolerance=1e-5))

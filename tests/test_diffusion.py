@@ -85,19 +85,19 @@ def test_how_fast_the_round_trip_error_falls(kind, method, order):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_midpoint_follows_the_ode_to_second_order(kind):
+def test_midpoint_follows_the_ode(kind):
     """From z_0 of the exact flow, so that the sampler's own error plays no part."""
     errors = []
     for steps in (25, 50, 100):
         schedule = make_schedule(KINDS[kind], steps)
         (first, _), (_, last) = schedule.steps[0], schedule.steps[-1]
-        before, after = (a.alpha**2 * 0.5 + a.sigma**2 for a in (first, last))
-        z_0 = Z * math.sqrt(after / before)
-        found = {m: error(m(gaussian_field(schedule), z_0, schedule), Z) for m in (midpoint, naive)}
+        before, after = (a.alpha**2 * 0.05 + a.sigma**2 for a in (first, last))
+        field, z_0 = gaussian_field(schedule, 0.05), Z * math.sqrt(after / before)
+        found = {m: error(m(field, z_0, schedule), Z) for m in (midpoint, naive)}
         errors.append(found[midpoint])
-        assert found[midpoint] < 0.6 * found[naive]
-    # 4² for second order; that to a signal of zero, where σ/α is infinite, is only of first
-    assert errors[0] / errors[2] > (3.5 if kind == "zero terminal" else 5)
+        assert found[midpoint] < (1 if kind == "zero terminal" else 0.2) * found[naive]
+    if kind == "flow":  # of second order; elsewhere the first step, always from t = 1 to 0, leaves a floor
+        assert errors[0] > 10 * errors[2]
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "sample"])
@@ -153,9 +153,9 @@ def test_a_step_without_a_solution_gets_the_fallback_and_is_no_worse_than_its_st
     def residual(z, rows):
         return z.square() + 1, z.square() + 1
 
-    solution = solve_step(residual, Z, 5)
+    solution = solve_step(residual, Z, 20)
     assert not solution.converged.any()
-    assert (solution.evaluations > 5).any()
+    assert int(solution.evaluations.max()) <= 20
     assert (solution.merit <= (Z.square() + 1).flatten(1).square().mean(1).sqrt()).all()
     torch.testing.assert_close(solution.merit, (solution.value.square() + 1).flatten(1).square().mean(1).sqrt())
 
@@ -288,10 +288,44 @@ def test_the_batch_is_halved_when_memory_runs_out():
 
 
 def test_the_default_solves_single_steps_and_follows_the_ode_otherwise():
-    assert choose("auto", None) == ("midpoint", 10)
-    assert choose("auto", 50) == ("midpoint", 50)
-    assert choose("auto", 1) == ("implicit", 1)
-    assert choose("naive", 7) == ("naive", 7)
+    for scheduler in KINDS.values():
+        assert choose(make_schedule(scheduler, 10)) == "midpoint"
+    assert choose(make_schedule(KINDS["epsilon"], 1)) == "implicit"
+    assert choose(make_schedule(KINDS["flow"], 1)) == "implicit"
+    assert choose(make_schedule(KINDS["zero terminal"], 1)) == "midpoint"  # where one step forgets the noise
+
+
+def test_the_budget_of_evaluations_is_kept():
+    schedule = make_schedule(KINDS["epsilon"], 5)
+    hard = wavy(gaussian_field(schedule), 3.0)
+    z_0 = ddim_sample(hard, Z, schedule)
+    for budget in (1, 5, 20):
+        assert int(implicit(hard, z_0, schedule, budget).evaluations.max()) <= 5 * budget
+    assert int(backward_euler(hard, z_0, schedule, 7).evaluations.max()) <= 5 * 7
+    assert int(dpm_invert(hard, z_0, schedule, 15).evaluations.max()) <= 5 * 15
+
+
+def test_a_network_that_fails_is_not_taken_for_noise():
+    schedule = make_schedule(KINDS["epsilon"], 3)
+    field = gaussian_field(schedule)
+
+    def failing(z, t, rows):
+        return torch.where((rows == 1)[:, None, None, None], torch.nan, field(z, t, rows))
+
+    for method in (implicit, backward_euler, dpm_invert):
+        solution = method(failing, Z, schedule)
+        assert solution.value.isfinite().flatten(1).all(1).tolist() == [True, False, True]
+        assert not solution.converged[1]
+
+
+def test_the_precision_of_the_network_ends_the_search():
+    schedule = make_schedule(KINDS["epsilon"], 10)
+    field = wavy(gaussian_field(schedule))
+    z_0 = ddim_sample(field, Z, schedule)
+    exact = implicit(field, z_0, schedule)
+    coarse = implicit(lambda z, t, rows: field(z, t, rows).bfloat16().double(), z_0, schedule)
+    assert int(coarse.evaluations.max()) < 2.5 * int(exact.evaluations.max())
+    assert error(coarse.value, Z) < 0.05
 
 
 def test_bad_arguments_are_named():
@@ -313,6 +347,7 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="evaluations must be at least 1, got 0"):
         invert_diffusion(model, Z.float(), evaluations=0)
     last_step = gaussian_model(scheduler=DDIMScheduler(clip_sample=False, prediction_type="sample", **SD_BETAS))
-    with pytest.raises(ValueError, match="'naive'"):
-        invert_diffusion(last_step, Z.float(), method="implicit", steps=4)
+    for method in ("implicit", "naive_next", "warm_start", "backward_euler", "dpm_solver"):
+        with pytest.raises(ValueError, match="'naive'"):
+            invert_diffusion(last_step, Z.float(), method=method, steps=4)
     assert invert_diffusion(last_step, Z.float(), method="naive", steps=4).value.isfinite().all()

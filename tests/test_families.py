@@ -2,7 +2,13 @@ import json
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel, UniPCMultistepScheduler
+from diffusers import (
+    DDPMPipeline,
+    DDPMScheduler,
+    EulerAncestralDiscreteScheduler,
+    UNet2DModel,
+    UniPCMultistepScheduler,
+)
 from diffusers.pipelines.stable_video_diffusion import pipeline_stable_video_diffusion
 from PIL import Image
 
@@ -157,28 +163,19 @@ def test_rectified_flow(guidance, steps, tmp_path):
     assert distance(back, z) < 10 ** (-30 / 20)
 
 
-def frames(z):
-    """A batch of pictures, or of the frames of videos."""
-    return fold_frames(z) if z.ndim == 5 else z
-
-
 @every
 def test_a_watermark_goes_all_the_way_round(name):
     _, model = wrap(name)
     key = RingKey(bytes(32))
     shape, g = shape_for(name, model, 16, 16), torch.Generator().manual_seed(0)
-    if len(shape) == 5:
-        b, c, f, h, w = shape
-        z_T = watermarked_noise(key, (b, f, c, h, w), generator=g).transpose(1, 2)
-    else:
-        z_T = watermarked_noise(key, shape, generator=g)
+    z_T = watermarked_noise(key, shape, generator=g)
     prompt = prompts_for(model, shape)
     z_0 = sample(model, z_T, steps=10, prompt=prompt)
 
     exact = invert_diffusion(model, z_0, method="implicit", steps=10, prompt=prompt, evaluations=20)
     assert exact.residual.isfinite().all()
     assert distance(exact.value, z_T) < 10 ** (-30 / 20)
-    assert detect(frames(exact.value), key).rho == pytest.approx(detect(frames(z_T), key).rho, abs=0.1)
+    assert detect(exact.value, key).rho == pytest.approx(detect(z_T, key).rho, abs=0.1)
 
     if name == "cogvideox-pairs":  # an even number of latent frames decodes to what the encoder does not take
         return
@@ -189,7 +186,7 @@ def test_a_watermark_goes_all_the_way_round(name):
     assert recovered.value.shape == z_0.shape
     back = invert_diffusion(model, recovered.value, steps=10)
     assert back.value.isfinite().all()
-    p_value = detect(frames(back.value), key).p_value
+    p_value = detect(back.value, key).p_value
     assert ((p_value > 0) & (p_value < 1)).all()
 
 
@@ -238,6 +235,20 @@ def test_guidance_of_a_video_grows_over_its_frames_whatever_their_number():
     _, model = wrap("svd")
     for frames_, weights in ((3, [1, 2, 3]), (5, [1, 1.5, 2, 2.5, 3])):
         assert model.guidance_weights(3.0, (1, 4, frames_, 16, 16)).flatten().tolist() == weights
+
+
+def test_a_scheduler_that_draws_noise_is_warned_of():
+    pipe = tiny.sd()
+    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    with pytest.warns(UserWarning, match="EulerAncestralDiscreteScheduler draws noise"):
+        LatentDiffusionModel.from_pipeline(pipe)
+
+
+def test_guidance_below_one_is_none_as_in_the_pipelines():
+    _, model = wrap("sd")
+    z = noise((2, 4, 16, 16))
+    none = sample(model, z, steps=2, prompt=PROMPTS, guidance=1.0)
+    assert torch.equal(sample(model, z, steps=2, prompt=PROMPTS, guidance=0.0), none)
 
 
 def test_what_cannot_be_inverted_says_why():

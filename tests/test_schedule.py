@@ -6,12 +6,23 @@ from diffusers import (
     CogVideoXDDIMScheduler,
     CogVideoXDPMScheduler,
     DDIMScheduler,
+    DDPMScheduler,
+    DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+    EDMEulerScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
     HeunDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
     LCMScheduler,
+    LMSDiscreteScheduler,
     PNDMScheduler,
+    SASolverScheduler,
+    TCDScheduler,
     UniPCMultistepScheduler,
 )
 from diffusers.schedulers.scheduling_vq_diffusion import VQDiffusionScheduler
@@ -160,15 +171,57 @@ def test_levels_between_lie_between(name):
         assert (start.alpha, start.sigma) == pytest.approx((s.alpha, s.sigma), abs=1e-6)
 
 
-def test_other_schedulers_are_read_as_ddim():
-    ddim = make_schedule(DDIMScheduler(**SD_BETAS), 20)
+@pytest.mark.parametrize("kind", [PNDMScheduler, LCMScheduler, TCDScheduler, DDPMScheduler])
+def test_ddim_like_schedulers_keep_their_own_defaults(kind):
+    scheduler = kind(clip_sample=False) if kind is DDPMScheduler else kind()
+    schedule = make_schedule(scheduler, 20)
+    bar = scheduler.alphas_cumprod.double()
+    for t, _ in schedule.steps:
+        assert t.alpha == pytest.approx(float(bar[int(t.t)]) ** 0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        EulerAncestralDiscreteScheduler,
+        HeunDiscreteScheduler,
+        KDPM2DiscreteScheduler,
+        KDPM2AncestralDiscreteScheduler,
+        LMSDiscreteScheduler,
+    ],
+)
+def test_euler_like_schedulers_keep_their_own_defaults(kind):
+    """Also after from_config of a scheduler whose config lacks some of their settings."""
     for scheduler in (
-        PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=True, **SD_BETAS),
-        LCMScheduler(**SD_BETAS),
+        kind(),
+        kind.from_config(PNDMScheduler(skip_prk_steps=True, steps_offset=1, **SD_BETAS).config),
     ):
-        for (t, _), (expected, _) in zip(make_schedule(scheduler, 20).steps, ddim.steps, strict=True):
-            assert (t.alpha, t.sigma) == pytest.approx((expected.alpha, expected.sigma), abs=0.02)
-    assert make_schedule(HeunDiscreteScheduler(**SD_BETAS), 20).steps
+        scheduler.set_timesteps(10)
+        theirs = sorted(set(scheduler.timesteps.tolist()), reverse=True)
+        schedule = make_schedule(scheduler, 10)
+        assert schedule.steps[0][0].t == theirs[0]
+        ours = schedule.steps[0][0].sigma / schedule.steps[0][0].alpha
+        assert ours == pytest.approx(float(scheduler.sigmas[0]), rel=1e-5)
+        for (_, s), (t, _) in pairwise(schedule.steps):
+            assert s == t
+
+
+@pytest.mark.parametrize("kind", [DEISMultistepScheduler, DPMSolverSinglestepScheduler, SASolverScheduler])
+@pytest.mark.parametrize("flow", [False, True])
+def test_schedulers_with_levels_of_their_own(kind, flow):
+    scheduler = kind(**({"prediction_type": "flow_prediction", "use_flow_sigmas": True} if flow else {}))
+    schedule = make_schedule(scheduler, 10)
+    scheduler.set_timesteps(10)
+    for (t, _), sigma, time in zip(schedule.steps, scheduler.sigmas, scheduler.timesteps, strict=False):
+        assert t.t == float(time)
+        assert t.sigma / (1 if flow else t.alpha) == pytest.approx(float(sigma), rel=1e-5)
+
+
+def test_a_subclass_is_read_as_what_it_derives_from():
+    class Own(EulerDiscreteScheduler):
+        pass
+
+    assert make_schedule(Own(**SD_BETAS), 7).steps == make_schedule(EulerDiscreteScheduler(**SD_BETAS), 7).steps
 
 
 def test_both_cogvideox_schedulers_have_the_same_levels():
@@ -189,13 +242,28 @@ def test_the_scheduler_is_left_alone():
 
 def test_what_is_not_supported_is_named():
     with pytest.raises(ValueError, match="zero terminal"):
-        make_schedule(DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing"), 10)
+        make_schedule(
+            DDIMScheduler(clip_sample=False, rescale_betas_zero_snr=True, timestep_spacing="trailing"), 10
+        )
     with pytest.raises(ValueError, match="prediction type 'x'"):
-        make_schedule(DDIMScheduler(prediction_type="x"), 10)
-    with pytest.raises(ValueError, match="VQDiffusionScheduler"):
-        make_schedule(VQDiffusionScheduler(8), 10)
+        make_schedule(DDIMScheduler(clip_sample=False, prediction_type="x"), 10)
+    sd = DDIMScheduler(clip_sample=False, **SD_BETAS).config
+    for kind in (EDMEulerScheduler, FlowMatchHeunDiscreteScheduler, VQDiffusionScheduler):
+        scheduler = VQDiffusionScheduler(8) if kind is VQDiffusionScheduler else kind.from_config(sd)
+        with pytest.raises(ValueError, match=kind.__name__):
+            make_schedule(scheduler, 10)
+    for bad, word in (
+        (DDIMScheduler(), "clip_sample"),
+        (DDPMScheduler(), "clip_sample"),
+        (DDIMScheduler(clip_sample=False, thresholding=True), "thresholding"),
+        (FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "invert_sigmas"),
+        (FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), "stochastic_sampling"),
+        (DDIMScheduler(clip_sample=False, prediction_type="flow_prediction"), "no noise levels for a flow"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            make_schedule(bad, 10)
     with pytest.raises(ValueError, match="below 1000"):
-        make_schedule(DDIMScheduler(steps_offset=1), 1000)
+        make_schedule(DDIMScheduler(clip_sample=False, steps_offset=1), 1000)
     for steps in (0, 1001):
         with pytest.raises(ValueError, match="between 1 and 1000"):
-            make_schedule(DDIMScheduler(), steps)
+            make_schedule(DDIMScheduler(clip_sample=False), steps)
