@@ -30,10 +30,11 @@ from benchmarks.record import RESULTS, rate, write
 from inversion import LatentDiffusionModel
 from inversion.model import data_folder
 from watermark.demo import jpeg, photographs
-from watermark.detection import ring_sums
+from watermark.features import key_vector, noise_vector
 from watermark.generate import generate
 from watermark.images import fit, from_image
-from watermark.rings import RingKey, key_vector, rings_for
+from watermark.keys import Pattern, RingKey
+from watermark.rings import rings_for
 from watermark.verify import Verifier
 
 LEVELS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
@@ -81,7 +82,8 @@ def measure(count: int) -> dict[str, dict[str, tuple[Array, Array]]]:
     def flush() -> None:
         x = torch.stack([fit(from_image(image), model.image_size)[0] for _, image in pending])
         for decoder in DECODERS:
-            y, energy = ring_sums(Verifier(model, {"any": keys[0]}, decoder=decoder).recover_noise(x))
+            noise = Verifier(model, {"any": keys[0]}, decoder=decoder).recover_noise(x)
+            y, energy = noise_vector(noise, Pattern())
             for (kind, _), row in zip(pending, zip(y, energy, strict=True), strict=True):
                 found.setdefault(kind, {}).setdefault(decoder, []).append(row)
         pending.clear()

@@ -7,8 +7,9 @@ from scipy import stats
 from scipy.special import betainc
 
 from watermark import RingKey, detect, watermarked_noise
-from watermark.detection import ring_sums
-from watermark.rings import key_vector, ring_values, rings_for
+from watermark.features import key_vector, noise_vector
+from watermark.keys import Pattern
+from watermark.rings import rings_for
 
 SHAPE = (4, 32, 32)
 KEY = RingKey(bytes(range(32)))
@@ -24,7 +25,8 @@ def null_p_values(count, scale=1.0, key=KEY, seed=0, batch=5000):
 
 def independent_p(z, key):
     """The same test from its definition, bin by bin, with the law of a correlation from the beta function."""
-    rings, values = rings_for(z.shape), ring_values(key, z.shape)
+    rings = rings_for(z.shape)
+    values = key_vector(key, z.shape).reshape(len(rings.channels), -1) / np.sqrt(rings.bins)
     height, width = z.shape[-2:]
     y, k = [], []
     for row, channel in enumerate(rings.channels):
@@ -68,7 +70,7 @@ def test_tail_of_the_null_holds():
 
 def random_key_p_values(noise, count=20_000):
     """p of one noise under many random keys, by the law of the statistic that detect documents."""
-    y, _ = ring_sums(noise)
+    y, _ = noise_vector(noise, Pattern())
     k = np.stack([key_vector(RingKey(i.to_bytes(32, "big")), SHAPE) for i in range(count)])
     r = k @ y[0] / np.linalg.norm(k, axis=1) / np.linalg.norm(y)
     return stats.t.sf(r * np.sqrt((k.shape[1] - 1) / (1 - r**2)), k.shape[1] - 1)

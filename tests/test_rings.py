@@ -6,7 +6,8 @@ import torch
 from scipy import stats
 
 from watermark import RingKey, watermarked_noise
-from watermark.rings import key_vector, ring_values, rings_for
+from watermark.features import key_spectrum, key_vector
+from watermark.rings import rings_for
 
 SHAPES = [(4, 32, 32), (4, 64, 64), (16, 128, 128), (4, 96, 64), (4, 17, 23)]
 
@@ -44,8 +45,9 @@ def test_noise_is_exactly_real_and_carries_the_key(shape, strength):
     rings = rings_for(shape)
     ours, theirs = torch.fft.fft2(noise), torch.fft.fft2(plain)
     expected = theirs.clone()
-    for channel, values in zip(rings.channels, ring_values(key, shape), strict=True):
-        for i, value in enumerate(values):
+    values = key_vector(key, shape).reshape(len(rings.channels), -1) / np.sqrt(rings.bins)
+    for channel, of_channel in zip(rings.channels, values, strict=True):
+        for i, value in enumerate(of_channel):
             bins = torch.from_numpy(rings.index == i)
             own = theirs[:, channel, bins]
             expected[:, channel, bins] = strength * value * n + np.sqrt(1 - strength**2) * own
@@ -67,8 +69,8 @@ def test_unit_variance_whatever_the_key():
 def test_every_key_has_the_energy_of_white_noise(shape):
     rings = rings_for(shape)
     for i in range(10):
-        values = ring_values(RingKey(bytes([i]) * 32), shape)
-        assert (values**2 @ rings.bins).sum() == pytest.approx(len(rings.channels) * rings.bins.sum())
+        values = key_spectrum(RingKey(bytes([i]) * 32), shape)
+        assert (np.abs(values) ** 2).sum() == pytest.approx(len(rings.channels) * rings.bins.sum())
 
 
 def test_key_directions_are_uniform():
@@ -115,7 +117,7 @@ def test_bad_arguments_are_named():
         with pytest.raises(ValueError, match="32 bytes"):
             RingKey(secret)
     key = RingKey.generate()
-    for shape in ((32, 32), (4, 8, 32), (0, 32, 32)):
+    for shape in ((32, 32), (4, 8, 32), (0, 32, 32), (1, 1, 1, 4, 32, 32)):
         with pytest.raises(ValueError, match="at least 16"):
             watermarked_noise(key, shape)
     for strength in (0.0, 1.1, float("nan")):

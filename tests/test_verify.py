@@ -7,9 +7,11 @@ import torch
 from PIL import Image
 
 from inversion import LatentDiffusionModel
-from watermark import RingKey, Verifier, detect, watermarked_noise
+from watermark import Pattern, RingKey, Verifier, detect, watermarked_noise
 from watermark.demo import jpeg, photographs
 from watermark.generate import file_name, generate
+from watermark.images import fit, from_image
+from watermark.search import Transform, transforms_of, undo
 from watermark.verify import INCONCLUSIVE, NOT_DETECTED, UNREADABLE, WATERMARKED
 
 OTHER = RingKey(b"\x42" * 32)
@@ -167,3 +169,33 @@ def test_bad_arguments_are_named(sapling, alice):
             Verifier(sapling, {"alice": alice}, fpr=fpr)
     with pytest.raises(ValueError, match="batch_size"):
         Verifier(sapling, {"alice": alice}, batch_size=0)
+
+
+def test_a_turned_picture_is_found_by_a_dense_key(sapling):
+    key = RingKey(bytes(range(32)), Pattern("dense"))
+    (made,) = generate(sapling, ["a red apple on a blue background"], key=key, seed=5, steps=20)
+    turned = made.image.rotate(30, Image.Resampling.BICUBIC).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    keys = {"rings": RingKey(bytes(32)), "dense": key, "zeros": RingKey(bytes(32), Pattern("zeros"))}
+    (plain,) = Verifier(sapling, keys).verify([turned])
+    assert plain.status == NOT_DETECTED
+    looking = Verifier(sapling, keys, transforms=transforms_of(rotations=36, mirrored=True))
+    (seen,) = looking.verify([turned])
+    assert (seen.status, seen.key) == (WATERMARKED, "dense")
+    assert seen.transform == "mirrored, turned by 330°"
+    assert (seen.keys_tried, seen.transforms_tried) == (3, 72)
+    noise = looking.recover_noise(fit(from_image(turned), (128, 128))[0][None]).numpy()
+    single = detect(undo(noise, Transform(330, True)), key)
+    assert seen.p_value == pytest.approx(3 * 72 * single.p_value[0], rel=1e-3)
+    assert seen.rho == pytest.approx(single.rho[0], rel=1e-3)
+
+
+def test_videos_are_refused(sapling, alice):
+    from dataclasses import replace
+
+    video = replace(sapling, latent_shape=(4, 8, 32, 32))
+    with pytest.raises(ValueError, match="videos"):
+        Verifier(video, {"alice": alice})
+    with pytest.raises(ValueError, match="videos"):
+        next(generate(video, ["a tiger"], key=alice, seed=1))
+    with pytest.raises(ValueError, match="transforms"):
+        Verifier(sapling, {"alice": alice}, transforms=())

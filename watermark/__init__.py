@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from watermark.detection import Detection, detect
+    from watermark.keys import Pattern, RingKey
     from watermark.keystore import KeyStore
-    from watermark.rings import RingKey, watermarked_noise
+    from watermark.noise import watermarked_noise
     from watermark.verify import Verdict, Verifier
 
 __all__ = [
     "Detection",
     "KeyStore",
+    "Pattern",
     "RingKey",
     "Verdict",
     "Verifier",
@@ -25,11 +27,12 @@ __all__ = [
 _HOMES = {
     "Detection": "detection",
     "KeyStore": "keystore",
-    "RingKey": "rings",
+    "Pattern": "keys",
+    "RingKey": "keys",
     "Verdict": "verify",
     "Verifier": "verify",
     "detect": "detection",
-    "watermarked_noise": "rings",
+    "watermarked_noise": "noise",
 }
 
 

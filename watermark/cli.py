@@ -22,23 +22,28 @@ from watermark.cli_options import (
     Trouble,
     key_store,
     load_model,
+    marking_key,
     model_options,
     output_options,
     progress_bar,
     quiet_loaders,
     store_option,
     understood,
+    warn_of_revoked,
     write_records,
 )
 
 if TYPE_CHECKING:
-    from watermark.rings import RingKey
+    from watermark.keys import RingKey
 
 CARRIED, NOT_CARRIED, INTERRUPTED = 0, 1, 130
 FPR = 1e-6
 DECODERS = ("anderson", "forward_step", "encoder")
 DECODER_HELP = "How pixels become latents: decoder inversion, or the encoder alone."
-VERDICT_FIELDS = ("name", "status", "key", "p_value", "rho", "keys_tried", "reason", "warnings", "sha256")
+VERDICT_FIELDS = (
+    *("name", "status", "key", "p_value", "rho", "keys_tried", "transforms_tried", "transform"),
+    *("reason", "warnings", "sha256"),
+)
 
 fpr_option = click.option(
     "--fpr",
@@ -179,7 +184,7 @@ def embed(
     every = [prompt for prompt in prompts for _ in range(count)]
     seed = secrets.randbelow(2**31) if seed is None else seed
     with understood():
-        ring_key = key_store(store).get(key_name)
+        ring_key = marking_key(key_store(store), key_name)
         output.mkdir(parents=True, exist_ok=True)
         for i, prompt in enumerate(every):
             if (file := output / file_name(prompt, seed + i)).exists():
@@ -208,6 +213,16 @@ def embed(
 @click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="DDIM inversion steps.")
 @click.option("--decoder", type=click.Choice(DECODERS), default=DECODERS[0], show_default=True, help=DECODER_HELP)
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--rotations", type=click.IntRange(1), default=1, help="Look at so many angles, evenly spaced.")
+@click.option("--mirrored", is_flag=True, help="Look at the mirror image, too.")
+@click.option("--shifts", type=click.IntRange(0), default=0, help="Look at shifts up to so many latent pixels.")
+@click.option(
+    "--crop",
+    "crops",
+    type=click.FloatRange(0, 1, min_open=True),
+    multiple=True,
+    help="Look for a crop to this share.",
+)
 @store_option
 @model_options
 @output_options
@@ -219,6 +234,10 @@ def verify(
     steps: int,
     decoder: str,
     batch_size: int,
+    rotations: int,
+    mirrored: bool,
+    shifts: int,
+    crops: tuple[float, ...],
     store: Path,
     form: str | None,
     **model: Any,  # noqa: ANN401 - exactly the options of model_options
@@ -226,22 +245,26 @@ def verify(
     """Test images for keys.
 
     The p-value is the probability that a picture without the mark fits a key as well as this one does, corrected
-    for the number of keys. ρ says how well the mark came back: about 0.7 is unharmed, 0 is nothing.
+    for the number of keys and of transformations that were looked at. ρ says how well the mark came back: about
+    0.7 is unharmed, 0 is nothing.
 
     \b
     treering verify out/*.png --key alice
     treering verify suspect.jpg --key alice --key bob --fpr 1e-9
+    treering verify turned.jpg --key alice --rotations 72 --mirrored --crop 0.8 --crop 0.9
     treering verify *.png --all-keys --json | jq 'select(.status == "watermarked")'
     treering verify --key alice -- -oddly-named.png
     """
     from watermark import report
+    from watermark.search import transforms_of
     from watermark.verify import UNREADABLE, WATERMARKED, Verifier
 
     keys = chosen_keys(store, key_names, all_keys)
     loaded = load_model(**model)
     verdicts = []
     with understood(), progress_bar() as track:
-        verifier = Verifier(loaded, keys, fpr=fpr, steps=steps, decoder=decoder, batch_size=batch_size)
+        transforms = transforms_of(rotations, mirrored, shifts, crops)
+        verifier = Verifier(loaded, keys, fpr, steps, decoder, batch_size, transforms)
         for verdict in verifier.verify(images):
             verdicts.append(verdict)
             track("verifying", len(verdicts), len(images))
@@ -265,6 +288,7 @@ def chosen_keys(store: Path, names: tuple[str, ...], all_keys: bool) -> dict[str
         wanted = [entry.name for entry in keys.list()] if all_keys else list(dict.fromkeys(names))
         if not wanted:
             raise Trouble(f"no keys in {store}; make one: treering key create NAME")
+        warn_of_revoked(keys, wanted)
         return {name: keys.get(name) for name in wanted}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,11 @@ import click
 
 if TYPE_CHECKING:
     from inversion import LatentDiffusionModel
+    from watermark.keys import RingKey
     from watermark.keystore import KeyStore
 
 TROUBLE = 2
+FILE_IN_META = "watermark.passphrase_file"
 
 
 class Trouble(click.ClickException):
@@ -70,8 +73,18 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The option that says where keys are kept."""
+    """The options that say where keys are kept and what opens them; the command gets ``store``, the path.
+
+    :func:`key_store` finds the passphrase file by itself.
+    """
     default = Path(click.get_app_dir("treering")) / "keys.db"
+    command = click.option(
+        "--passphrase-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        expose_value=False,
+        callback=lambda context, _, file: context.meta.update({FILE_IN_META: file}),
+        help="File whose first line opens an encrypted key store. [default: $TREERING_PASSPHRASE, or ask]",
+    )(command)
     return click.option(
         "--store",
         type=click.Path(dir_okay=False, path_type=Path),
@@ -111,10 +124,57 @@ def load_model(
 
 
 def key_store(path: Path) -> KeyStore:
-    """Open a key store."""
+    """Open a key store with its passphrase, which is asked for at a terminal if the store is encrypted.
+
+    Raises:
+        Trouble: if it is encrypted and there is no passphrase.
+        KeyStoreError: if the store cannot be read.
+    """
     from watermark.keystore import KeyStore
 
-    return KeyStore(path)
+    given = given_passphrase()
+    if given is None and KeyStore(path).encrypted:
+        if not sys.stdin.isatty():
+            raise Trouble(f"{path} is encrypted; give its passphrase in TREERING_PASSPHRASE or --passphrase-file")
+        given = click.prompt(f"Passphrase of {path}", hide_input=True, err=True)
+    return KeyStore(path, given)
+
+
+def given_passphrase() -> str | None:
+    """The passphrase of the key store from its file or the environment, None without either."""
+    file: Path | None = click.get_current_context().meta.get(FILE_IN_META)
+    if file is None:
+        return os.environ.get("TREERING_PASSPHRASE") or None
+    first = os.fsdecode(b"".join(file.read_bytes().splitlines()[:1]))
+    if not first:
+        raise Trouble(f"{file} has no passphrase in its first line")
+    return first
+
+
+def new_passphrase(what: str, variable: str) -> str:
+    """A new passphrase from the environment or, twice, from the terminal. Raises Trouble without either."""
+    given = os.environ.get(variable)
+    if given:
+        return given
+    if not sys.stdin.isatty():
+        raise Trouble(f"no passphrase for {what}: set {variable}, or run this in a terminal")
+    return click.prompt(f"New passphrase of {what}", hide_input=True, confirmation_prompt=True, err=True)
+
+
+def marking_key(store: KeyStore, name: str) -> RingKey:
+    """A key to mark pictures with. Raises Trouble if it is revoked."""
+    revoked = store.entry(name).revoked
+    if revoked is not None:
+        raise Trouble(f"the key {name!r} is revoked since {revoked}: it can be verified, not embedded")
+    return store.get(name)
+
+
+def warn_of_revoked(store: KeyStore, names: Iterable[str]) -> None:
+    """Say on stderr which of the keys are revoked."""
+    for name in names:
+        revoked = store.entry(name).revoked
+        if revoked is not None:
+            click.echo(f"treering: warning: the key {name!r} is revoked since {revoked}", err=True)
 
 
 def write_records(records: Sequence[Any], fields: Sequence[str], form: str | None) -> None:

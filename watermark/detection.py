@@ -1,22 +1,23 @@
 """The test for a key in recovered noise.
 
-A ring key has one real value for each of m rings. All that noise z can say about it are the m ring sums of its
-Fourier transform F, with N_r bins in ring r and n² = HW,
+Noise and key are vectors y and k, see :mod:`watermark.features`; white Gaussian noise gives y ~ N(0, σ² I). With
 
-    y_r = Σ_{ring r} Re F / (n √N_r),
+    r = ⟨y, k⟩ / (‖y‖ ‖k‖),    t = r √(d − 1) / √(1 − r²),    p = P(T_{d−1} ≥ t),
 
-independent N(0, σ²) if z is white Gaussian noise of variance σ². With the key's vector k (m,), uniform on a sphere,
-
-    r = ⟨y, k⟩ / (‖y‖ ‖k‖),    t = r √(m − 1) / √(1 − r²),    p = P(T_{m−1} ≥ t).
-
-p is exact in two ways that need not hold together:
+d being the number of coordinates: of rings, not of bins, for keys of ``rings``. For keys of ``rings`` and
+``dense``, whose k is uniform on a sphere, p is exact in two ways that need not hold together:
 
 - over the noise, for any one key, if z is white Gaussian of any scale and independent of the key;
 - over the secret choice of the key, for any one image whatever its spectrum: photographs, patterns, and images that
   carry *another* key included. The angle between any fixed vector and a random direction has this law.
 
-The usual tests compare bins, not rings, and take their number for degrees of freedom. That holds for white noise
-only: two different ring keys often correlate by ±0.3 and more, which such a test takes for a mark.
+The usual tests compare bins for rings, too, and take their number for degrees of freedom. That holds for white
+noise only: two different ring keys often correlate by ±0.3 and more, which such a test takes for a mark.
+
+``levels`` have random signs instead of a random direction. The second guarantee then needs the share of all 2^d
+sign patterns that fit at least as well, which is counted; p is the larger of both. ``zeros`` have no direction at
+all: there p is that of an F test that the marked bins have less energy than those around them, which needs white
+noise.
 """
 
 from __future__ import annotations
@@ -24,12 +25,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from watermark.rings import RingKey, key_vector, rings_for
+from watermark.features import Array, as_noise, groups, key_vector, noise_vector
+from watermark.keys import Pattern, RingKey
+from watermark.rings import rings_for
+
+TINY = float(np.finfo(np.float64).tiny)
+MOST_SIGNS = 32
+"""Up to so many coordinates the sign patterns are counted; beyond, a bound takes the place of the count."""
 
 
 @dataclass(frozen=True)
@@ -37,57 +43,124 @@ class Detection:
     """The result of :func:`detect`, one entry a sample.
 
     Attributes:
-        statistic: (B,) t.
-        p_value: (B,) probability of a t at least as large if the key is not there; at least the smallest double.
+        statistic: (B,) t, or for ``zeros`` the ratio F of the energies.
+        p_value: (B,) probability of a fit at least as good if the key is not there; at least the smallest double.
         rho: (B,) ρ, correlation of all marked bins with the key's: the strength of the mark, 0.7 by default, if the
             noise came back unharmed; around 0 if it does not carry the key. It says how well the mark survived, not
-            how sure the verdict is.
-        degrees_of_freedom: m − 1.
+            how sure the verdict is. For ``zeros`` the share of the energy that is missing.
+        degrees_of_freedom: d − 1; for ``zeros`` that of the marked bins.
     """
 
-    statistic: NDArray[np.float64]
-    p_value: NDArray[np.float64]
-    rho: NDArray[np.float64]
+    statistic: Array
+    p_value: Array
+    rho: Array
     degrees_of_freedom: int
 
 
-def detect(noise: Tensor | NDArray[np.floating], key: RingKey) -> Detection:
+def detect(
+    noise: Tensor | NDArray[np.floating], key: RingKey, *, whitening: NDArray[np.floating] | None = None
+) -> Detection:
     """Test recovered noise for a key.
 
     Args:
-        noise: (B, C, H, W) recovered initial noise z_T, any floating dtype.
+        noise: (B, C, H, W) recovered initial noise z_T, any floating dtype; (B, C, F, H, W) for videos.
         key: the key.
+        whitening: (channels, radii) standard deviation of the coordinates of every ring where there is no key, up
+            to a common factor, see :mod:`watermark.calibration`; None for noise that is taken to be white.
 
     Raises:
-        ValueError: if the shape is not (B, C, H, W), a value is not finite, or a sample is zero on all rings.
+        ValueError: if a shape does not fit, a value is not finite, or a sample is zero on all rings.
     """
-    y, energy = ring_sums(noise)
-    k = key_vector(key, tuple(noise.shape))
-    norm = np.linalg.norm(y, axis=1)
+    shape = tuple(noise.shape)
+    if key.pattern.kind == "zeros":
+        return missing_energy(noise, key.pattern)
+    y, energy = noise_vector(noise, key.pattern)
+    k = key_vector(key, shape)
+    projection = y @ k / np.linalg.norm(k)
+    rho = projection / np.sqrt(np.maximum(energy, TINY))
+    white = y / scale_of(whitening, shape, key.pattern)
+    norm = np.linalg.norm(white, axis=1)
     if not (norm > 0).all():
         raise ValueError("noise is zero on all rings: nothing to test")
-    projection = y @ k / np.linalg.norm(k)
-    r = np.clip(projection / norm, -1.0, 1.0)
-    dof = len(k) - 1
+    r = np.clip(white @ k / np.linalg.norm(k) / norm, -1.0, 1.0)
+    t, p = angle_test(r, len(k))
+    if key.pattern.kind == "levels":
+        size = np.abs(k)
+        p = np.maximum(p, [sign_test(row * size, np.sign(k)) for row in white])
+    return Detection(t, np.maximum(p, TINY), rho, len(k) - 1)
+
+
+def scale_of(whitening: NDArray[np.floating] | None, shape: tuple[int, ...], pattern: Pattern) -> Array:
+    """(d,) what every coordinate is divided by."""
+    rings = rings_for(shape, pattern)
+    if whitening is None:
+        return np.ones(1)
+    values = np.asarray(whitening, dtype=np.float64)
+    expected = (len(rings.channels), len(rings.radii))
+    if values.shape != expected:
+        raise ValueError(f"whitening must have shape {expected}, got {values.shape}")
+    if not (np.isfinite(values).all() and (values > 0).all()):
+        raise ValueError("whitening must be positive and finite")
+    return values.ravel()[groups(shape, pattern)]
+
+
+def angle_test(r: Array, dimensions: int) -> tuple[Array, Array]:
+    """Cosines r with a fixed vector → t and p for a direction uniform in so many dimensions."""
+    dof = dimensions - 1
     with np.errstate(divide="ignore"):
         t = r * np.sqrt(dof) / np.sqrt((1 - r) * (1 + r))
-    p = np.maximum(stats.t.sf(t, dof), np.finfo(np.float64).tiny)
-    return Detection(t, p, projection / np.sqrt(energy), dof)
+    return t, stats.t.sf(t, dof)
 
 
-def ring_sums(noise: Tensor | NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Noise (B, C, H, W) → y (B, m), and the energy Σ |F|²/n² of all marked bins (B,)."""
-    z = np.asarray(torch.as_tensor(noise).detach().to("cpu", torch.float64))
-    if z.ndim != 4:
-        raise ValueError(f"noise must have shape (B, C, H, W), got {z.shape}")
-    if not np.isfinite(z).all():
-        raise ValueError("noise must be finite")
-    rings = rings_for(z.shape)
-    marked = rings.index.ravel() >= 0
-    membership = np.eye(len(rings.radii))[rings.index.ravel()[marked]]
-    spectrum = np.fft.fft2(z[:, list(rings.channels)]).reshape(len(z), len(rings.channels), marked.size)[
-        :, :, marked
-    ]
-    spectrum /= np.sqrt(z.shape[-2] * z.shape[-1])
-    y = spectrum.real @ membership / np.sqrt(rings.bins)
-    return y.reshape(len(z), rings.count), (spectrum.real**2 + spectrum.imag**2).sum((1, 2))
+def sign_test(w: Array, signs: Array) -> float:
+    """The share of all sign patterns s with ⟨s, w⟩ ≥ ⟨signs, w⟩, the pattern itself included.
+
+    Counted exactly up to ``MOST_SIGNS`` coordinates, by sorting the sums of one half and looking up those of the
+    other; beyond, Hoeffding's bound exp(−⟨s, w⟩² / 2‖w‖²), which is larger.
+    """
+    observed, total = float(signs @ w), float(w @ w)
+    if len(w) > MOST_SIGNS:
+        return float(np.exp(-(max(observed, 0.0) ** 2) / (2 * total)))
+    a, b = (all_sums(half) for half in np.array_split(w, 2))
+    a.sort()
+    slack = 1e-12 * np.sqrt(total)  # so that ties, the pattern itself among them, count
+    above = len(a) - np.searchsorted(a, observed - b - slack, side="left")
+    return float(above.sum()) / 2.0 ** len(w)
+
+
+def all_sums(w: Array) -> Array:
+    """⟨s, w⟩ for every sign pattern s, (2^d,)."""
+    sums = np.zeros(1)
+    for value in w:
+        sums = np.concatenate([sums + value, sums - value])
+    return sums
+
+
+def missing_energy(noise: Tensor | NDArray[np.floating], pattern: Pattern) -> Detection:
+    """Whether the marked bins have less energy than those of the next radii in the same channels."""
+    z = as_noise(noise)
+    rings = rings_for(z.shape, pattern)
+    return energy_test(
+        z[:, list(rings.channels)], np.broadcast_to(rings.index >= 0, (len(rings.channels), *z.shape[-2:]))
+    )
+
+
+def energy_test(z: Array, inside: NDArray[np.bool_]) -> Detection:
+    """F test that the bins ``inside`` (C, H, W) of noise (B, C, [F,] H, W) have less energy than those around them.
+
+    Those around them are all bins of the marked channels farther out, up to where the shorter side ends.
+    """
+    height, width = z.shape[-2:]
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :]) * min(height, width)
+    reach = radius[inside.any(0)].max()
+    channels = np.asarray(inside.any((1, 2)))
+    around = channels[:, None, None] & (radius > reach + 0.5) & (radius < min(height, width) / 2 - 1)
+    z = z if z.ndim == 5 else z[:, :, None]
+    power: Array = (np.abs(np.fft.fft2(z)) ** 2 / (height * width)).sum(2)
+    dof, dof_around = (z.shape[2] * int(mask.sum()) for mask in (inside, around))
+    within, outside = power[:, inside].sum(1), power[:, around].sum(1)
+    if not dof_around or not (outside > 0).all():
+        raise ValueError("noise is zero around the marked bins, or there are none: nothing to test")
+    ratio = (within / dof) / (outside / dof_around)
+    p = stats.f.cdf(ratio, dof, dof_around)
+    return Detection(ratio, np.maximum(p, TINY), 1 - ratio, dof)

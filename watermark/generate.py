@@ -14,7 +14,8 @@ from torch import Tensor
 
 from inversion import LatentDiffusionModel, sample
 from inversion.diffusion import Progress
-from watermark.rings import RingKey, watermarked_noise
+from watermark.keys import RingKey
+from watermark.noise import watermarked_noise
 
 
 @dataclass(frozen=True)

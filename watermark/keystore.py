@@ -1,43 +1,23 @@
-"""Named keys on disk: one SQLite file that only its owner may read, and key files to carry keys elsewhere.
+"""Named keys on disk: one SQLite file that only its owner may read, encrypted if a passphrase is given.
 
-Secrets leave the store in two ways only: as a :class:`RingKey`, and in a key file that :meth:`KeyStore.export`
-writes with mode 0600. A key file authenticates itself: a changed byte anywhere is refused.
+Secrets leave the store in two ways only: as a :class:`RingKey`, and in a key file, see :mod:`watermark.keyfile`.
+
+In an encrypted store every secret is bound to the name, id, date, model and pattern of its key: with others it
+does not open. All that is not secret can be read without the passphrase; label and revocation can also be changed
+without it by whoever may write the file. Nothing protects from an older copy of the file in its place.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
-import os
-import re
-import sqlite3
-import stat
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
-from watermark.rings import RingKey
+from watermark.database import is_locked, read_entry, read_key, set_lock, transaction, unlock, write
+from watermark.encryption import Passphrase, Stretch
+from watermark.entries import Entry, KeyStoreError, now
+from watermark.keyfile import read_key_file, write_key_file
+from watermark.keys import Pattern, RingKey
 
-VERSION = 1
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-KEY_FILE_LIMIT = 10_000  # bytes; a key file has about 300
-
-
-class KeyStoreError(Exception):
-    """The store or a key file cannot be used, or does not have what was asked for; the message says why."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What may be shown of a stored key: its name, its public id, when it was made (UTC, ISO 8601), its label."""
-
-    name: str
-    id: str
-    created: str
-    label: str
+__all__ = ["Entry", "KeyStore", "KeyStoreError"]
 
 
 class KeyStore:
@@ -45,159 +25,155 @@ class KeyStore:
 
     Args:
         path: the SQLite file; made with mode 0600, in a directory of mode 0700, when the first key is stored.
+        passphrase: opens an encrypted store, and encrypts one that has no keys yet. To list, revoke or delete keys
+            it is not needed.
+
+    Raises:
+        ValueError: if the passphrase is empty.
 
     Every method raises :class:`KeyStoreError` if the file may be read by others, is of a newer version, or is
-    damaged.
+    damaged; those that take or give a secret also if the passphrase is wrong, missing, or given for a store that is
+    not encrypted.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, passphrase: str | None = None) -> None:
         self.path = Path(path)
+        self._passphrase = None if passphrase is None else Passphrase(passphrase)
 
-    def create(self, name: str, *, label: str = "") -> Entry:
-        """Make a new key and store it. Raises KeyStoreError if the name is taken or not a valid name."""
-        return self.add(name, RingKey.generate(), label=label)
+    @property
+    def encrypted(self) -> bool:
+        """Whether there is a store and it is encrypted."""
+        if not self.path.exists():
+            return False
+        with transaction(self.path) as db:
+            return is_locked(db)
 
-    def add(self, name: str, key: RingKey, *, label: str = "", created: str | None = None) -> Entry:
-        """Store a key. Raises KeyStoreError if the name or the key is there already, or the name is not valid."""
-        if not NAME.fullmatch(name):
-            raise KeyStoreError(
-                f"{name!r} is not a valid key name: up to 64 letters, digits, '.', '_' and '-', "
-                "beginning with a letter or digit"
-            )
-        created = created or datetime.now(timezone.utc).isoformat(timespec="seconds")
-        entry = Entry(name, key.id, created, label)
-        with self._connect(create=True) as db:
+    def create(self, name: str, pattern: Pattern = Pattern(), *, model: str = "", label: str = "") -> Entry:  # noqa: B008 - frozen
+        """Make a new key and store it.
+
+        Args:
+            name: up to 64 letters, digits, '.', '_' and '-'.
+            pattern: what the key writes.
+            model: the model that it is meant for; empty for any.
+            label: a note.
+
+        Raises:
+            KeyStoreError: if the name is taken, or an argument is not valid.
+        """
+        return self.add(name, RingKey.generate(pattern), model=model, label=label)
+
+    def add(
+        self,
+        name: str,
+        key: RingKey,
+        *,
+        model: str = "",
+        label: str = "",
+        created: str | None = None,
+        revoked: str | None = None,
+    ) -> Entry:
+        """Store a key that was made at a time in UTC, or now. The other arguments are those of :meth:`create`.
+
+        Raises:
+            KeyStoreError: if the name or the key is there already, or an argument is not valid.
+        """
+        entry = Entry(name, key.id, created or now(), label, model, revoked, key.pattern)
+        entry.check()
+        with transaction(self.path, create=True) as db:
             row = db.execute("SELECT name FROM keys WHERE name = ? OR id = ?", (name, key.id)).fetchone()
             if row is not None:
                 what = f"a key named {name!r} exists" if row[0] == name else f"this key is stored as {row[0]!r}"
                 raise KeyStoreError(f"{what} already")
-            db.execute("INSERT INTO keys VALUES (?, ?, ?, ?, ?)", (name, key.id, key.secret, created, label))
+            empty = db.execute("SELECT 1 FROM keys").fetchone() is None
+            if empty and self._passphrase is not None and not is_locked(db):
+                set_lock(db, self._passphrase, Stretch.new())
+            write(db, entry, key, self._passphrase, unlock(db, self.path, self._passphrase))
         return entry
 
     def entry(self, name: str) -> Entry:
         """What may be shown of a key. Raises KeyStoreError if there is none of that name."""
-        return self._find(name)[0]
+        with transaction(self.path) as db:
+            return read_entry(db, self.path, name)
 
     def get(self, name: str) -> RingKey:
-        """The key of a name. Raises KeyStoreError if there is none."""
+        """The key of a name, also of a revoked one. Raises KeyStoreError if there is none."""
         return self._find(name)[1]
 
     def list(self) -> tuple[Entry, ...]:
         """All keys, by name; none if there is no store yet."""
         if not self.path.exists():
             return ()
-        with self._connect() as db:
-            return tuple(
-                Entry(*row) for row in db.execute("SELECT name, id, created, label FROM keys ORDER BY name")
-            )
+        with transaction(self.path) as db:
+            names = db.execute("SELECT name FROM keys ORDER BY name").fetchall()
+            return tuple(read_entry(db, self.path, name) for (name,) in names)
+
+    def revoke(self, name: str) -> Entry:
+        """Say of a key that nothing new is to be marked with it; it stays, and the time of the first call stays.
+
+        Raises:
+            KeyStoreError: if there is none of that name.
+        """
+        with transaction(self.path) as db:
+            db.execute("UPDATE keys SET revoked = coalesce(revoked, ?) WHERE name = ?", (now(), name))
+            return read_entry(db, self.path, name)
 
     def delete(self, name: str) -> None:
         """Forget a key and overwrite its secret. Raises KeyStoreError if there is none of that name."""
-        with self._connect() as db:
+        with transaction(self.path) as db:
             if db.execute("DELETE FROM keys WHERE name = ?", (name,)).rowcount == 0:
-                raise KeyStoreError(self._unknown(name))
+                raise KeyStoreError(f"no key named {name!r} in {self.path}")
 
-    def export(self, name: str, file: str | Path) -> None:
-        """Write a key file with mode 0600. Raises KeyStoreError if the file exists or cannot be written."""
-        entry, key = self._find(name)
-        text = key_file_text(entry, key)
-        try:
-            with os.fdopen(
-                os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
-            ) as out:
-                out.write(text)
-        except FileExistsError:
-            raise KeyStoreError(f"{file} exists; a key file is never overwritten") from None
-        except OSError as error:
-            raise KeyStoreError(f"cannot write {file}: {error.strerror}") from None
+    def encrypt(self, passphrase: str) -> None:
+        """Encrypt the store with a passphrase, in one transaction; if it is encrypted, change the passphrase.
 
-    def import_file(self, file: str | Path, *, name: str | None = None) -> Entry:
-        """Store the key of a key file, under its own name or another. Raises KeyStoreError if it is damaged."""
-        entry, key = read_key_file(file)
-        return self.add(name or entry.name, key, label=entry.label, created=entry.created)
+        The file then holds no secret as it was; copies of it, and what a disk keeps of earlier versions, may.
+
+        Raises:
+            KeyStoreError: if it is encrypted and was not opened with the right passphrase.
+            ValueError: if the new passphrase is empty.
+        """
+        new, stretch = Passphrase(passphrase), Stretch.new()
+        with transaction(self.path, create=True) as db:
+            old = unlock(db, self.path, self._passphrase) if is_locked(db) else None
+            names = db.execute("SELECT name FROM keys").fetchall()
+            entries = [read_entry(db, self.path, name) for (name,) in names]
+            keys = [read_key(db, self.path, entry, self._passphrase, old) for entry in entries]
+            db.execute("DELETE FROM keys")
+            for entry, key in zip(entries, keys, strict=True):
+                write(db, entry, key, new, stretch)
+            set_lock(db, new, stretch)
+        self._passphrase = new
+
+    def export(self, name: str, file: str | Path, *, passphrase: str | None = None) -> None:
+        """Write a key file with mode 0600, protected by a passphrase of its own if one is given.
+
+        Raises:
+            KeyStoreError: if there is no such key, the file exists or cannot be written.
+            ValueError: if the passphrase is empty.
+        """
+        protection = None if passphrase is None else Passphrase(passphrase)
+        write_key_file(file, *self._find(name), protection)
+
+    def import_file(self, file: str | Path, *, name: str | None = None, passphrase: str | None = None) -> Entry:
+        """Store the key of a key file, under its own name or another.
+
+        Raises:
+            KeyStoreError: if the file is damaged, its passphrase is wrong, missing or needless, or the key or its
+                name is there already.
+            ValueError: if the passphrase is empty.
+        """
+        entry, key = read_key_file(file, None if passphrase is None else Passphrase(passphrase))
+        return self.add(
+            name or entry.name,
+            key,
+            model=entry.model,
+            label=entry.label,
+            created=entry.created,
+            revoked=entry.revoked,
+        )
 
     def _find(self, name: str) -> tuple[Entry, RingKey]:
-        if not self.path.exists():
-            raise KeyStoreError(self._unknown(name))
-        with self._connect() as db:
-            row = db.execute("SELECT name, id, created, label, secret FROM keys WHERE name = ?", (name,)).fetchone()
-        if row is None:
-            raise KeyStoreError(self._unknown(name))
-        entry, key = Entry(*row[:4]), RingKey(row[4])
-        if key.id != entry.id:
-            raise KeyStoreError(f"the key {name!r} in {self.path} is damaged: its secret does not match its id")
-        return entry, key
-
-    def _unknown(self, name: str) -> str:
-        return f"no key named {name!r} in {self.path}"
-
-    @contextmanager
-    def _connect(self, *, create: bool = False) -> Iterator[sqlite3.Connection]:
-        """One exclusive transaction on a store that passed its checks."""
-        try:
-            if create and not self.path.exists():
-                self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-            mode = stat.S_IMODE(self.path.stat().st_mode)
-            if os.name == "posix" and mode & 0o077:
-                raise KeyStoreError(
-                    f"{self.path} has mode {mode:04o}, others may read it; run: chmod 600 {self.path}"
-                )
-            with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as db:
-                db.execute("PRAGMA secure_delete = ON")
-                db.execute("BEGIN IMMEDIATE")
-                migrate(db, self.path)
-                yield db
-                db.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
-            raise KeyStoreError(f"cannot use the key store {self.path}: {error}") from None
-
-
-def migrate(db: sqlite3.Connection, path: Path) -> None:
-    """Bring a store to the current version: from nothing so far."""
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > VERSION:
-        raise KeyStoreError(f"{path} is of version {version}, from a newer treering")
-    if version == 0:
-        db.execute(
-            "CREATE TABLE keys (name TEXT PRIMARY KEY, id TEXT NOT NULL UNIQUE, secret BLOB NOT NULL, "
-            "created TEXT NOT NULL, label TEXT NOT NULL)"
-        )
-        db.execute(f"PRAGMA user_version = {VERSION}")
-
-
-def key_file_text(entry: Entry, key: RingKey) -> str:
-    """The key file of a key: JSON, sealed by an HMAC under a subkey of the secret that it carries."""
-    fields = {
-        "format": "treering-key",
-        "version": VERSION,
-        "name": entry.name,
-        "id": entry.id,
-        "created": entry.created,
-        "label": entry.label,
-        "secret": key.secret.hex(),
-    }
-    body = json.dumps(fields, indent=1)
-    seal = hmac.new(key.derive("key-file", 32), body.encode(), hashlib.sha256).hexdigest()
-    return json.dumps(fields | {"seal": seal}, indent=1) + "\n"
-
-
-def read_key_file(file: str | Path) -> tuple[Entry, RingKey]:
-    """Read a key file. Raises KeyStoreError if it is unreadable, of a newer version, or not exactly as exported."""
-    try:
-        with Path(file).open("rb") as handle:
-            raw = handle.read(KEY_FILE_LIMIT + 1)
-    except OSError as error:
-        raise KeyStoreError(f"cannot read {file}: {error.strerror}") from None
-    damaged = KeyStoreError(f"{file} is not a key file, or was changed since it was exported")
-    try:
-        fields = json.loads(raw.decode("utf-8"))
-        if fields["format"] == "treering-key" and type(fields["version"]) is int and fields["version"] > VERSION:
-            raise KeyStoreError(f"{file} was written by a newer treering (version {fields['version']})")
-        entry = Entry(fields["name"], fields["id"], fields["created"], fields["label"])
-        key = RingKey(bytes.fromhex(fields["secret"]))
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise damaged from None
-    if key.id != entry.id or not hmac.compare_digest(key_file_text(entry, key).encode(), raw):
-        raise damaged
-    return entry, key
+        """A key with its record."""
+        with transaction(self.path) as db:
+            entry = read_entry(db, self.path, name)
+            return entry, read_key(db, self.path, entry, self._passphrase, unlock(db, self.path, self._passphrase))

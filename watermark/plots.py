@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from watermark.features import key_spectrum
+from watermark.keys import RingKey
 from watermark.report import p_text, printable
-from watermark.rings import RingKey, Rings, ring_values, rings_for
+from watermark.rings import Rings, rings_for
 from watermark.verify import WATERMARKED, Verdict
 
 GREEN, GREY = "#1a7f37", "#57606a"
@@ -42,21 +44,31 @@ def verdict_colour(verdict: Verdict) -> str:
     return GREEN if verdict.status == WATERMARKED else GREY
 
 
-def show_profile(axes: Axes, spectrum: NDArray[np.float64], values: NDArray[np.float64], rings: Rings) -> None:
-    """Draw the mean of a centred spectrum over each ring, with standard errors, beside the key's values."""
+def show_profile(axes: Axes, spectrum: NDArray[np.float64], pattern: NDArray[np.float64], rings: Rings) -> None:
+    """Draw the mean of a centred spectrum over each ring, with standard errors, beside that of the key."""
     index = np.fft.fftshift(rings.index)
     inside = [spectrum[index == i] for i in range(len(rings.radii))]
     means = [bins.mean() for bins in inside]
     errors = [bins.std(ddof=1) / np.sqrt(len(bins) / 2) for bins in inside]  # conjugate bins are equal
+    values = [pattern[index == i].mean() for i in range(len(rings.radii))]
     axes.axhline(0, color="0.8", lw=1)
     axes.plot(rings.radii, values, "o-", color=GREY, mfc="none", label="key")
     axes.errorbar(rings.radii, means, errors, fmt="s", color="#0969da", capsize=2, label="recovered, mean ± s.e.")
-    axes.set_xlabel("radius (cycles across the shorter side)")
-    axes.set_xticks(rings.radii[:: max(1, len(rings.radii) // 8)])
+
+
+def show_agreement(axes: Axes, spectrum: NDArray[np.float64], pattern: NDArray[np.float64], rings: Rings) -> None:
+    """Draw the correlation of a centred spectrum with the key's pattern in each ring, with standard errors."""
+    index = np.fft.fftshift(rings.index)
+    inside = [index == i for i in range(len(rings.radii))]
+    values = [float(np.corrcoef(spectrum[bins], pattern[bins])[0, 1]) for bins in inside]
+    errors = [1 / np.sqrt(bins.sum() / 2) for bins in inside]
+    axes.axhline(0, color="0.8", lw=1)
+    axes.errorbar(rings.radii, values, errors, fmt="s", color="#0969da", capsize=2, label="correlation ± s.e.")
+    axes.set_ylim(-1, 1)
 
 
 def inspection_figure(image: NDArray[np.uint8], noise: Tensor, key: RingKey, verdict: Verdict) -> Figure:
-    """One image: the picture, its recovered spectrum, the key's rings, and both averaged over each ring.
+    """One image: the picture, its recovered spectrum, the key's pattern, and how they agree ring by ring.
 
     Args:
         image: (H, W, 3) the picture.
@@ -64,8 +76,9 @@ def inspection_figure(image: NDArray[np.uint8], noise: Tensor, key: RingKey, ver
         key: the key that it was tested for. The figure shows the key's pattern: keep it as secret as the key.
         verdict: the verdict.
     """
-    rings = rings_for(tuple(noise.shape))
-    values = ring_values(key, tuple(noise.shape)) * np.sqrt(2)
+    rings = rings_for(tuple(noise.shape), key.pattern)
+    patterns = np.fft.fftshift(key_spectrum(key, tuple(noise.shape)).real * np.sqrt(2), axes=(-2, -1))
+    profile_of = show_agreement if key.pattern.kind == "dense" else show_profile
     figure = Figure(figsize=(14, 3.5 * len(rings.channels)), layout="constrained")
     axes = figure.subplots(len(rings.channels), 4, width_ratios=[1, 1, 1, 1.5], squeeze=False)
     for row, channel in enumerate(rings.channels):
@@ -74,10 +87,11 @@ def inspection_figure(image: NDArray[np.uint8], noise: Tensor, key: RingKey, ver
         spectrum = centred_spectrum(noise, channel)
         show_spectrum(recovered, spectrum, rings)
         recovered.set_title(f"recovered noise, Re F, channel {channel}", fontsize=9)
-        pattern = np.fft.fftshift(np.where(rings.index >= 0, values[row][rings.index], 0.0))
-        show_spectrum(expected, pattern, rings)
-        expected.set_title(f"the rings of {verdict.key}", fontsize=9)
-        show_profile(profile, spectrum, values[row], rings)
+        show_spectrum(expected, patterns[row], rings)
+        expected.set_title(f"the pattern of {verdict.key}", fontsize=9)
+        profile_of(profile, spectrum, patterns[row], rings)
+        profile.set_xlabel("radius (cycles across the shorter side)")
+        profile.set_xticks(rings.radii[:: max(1, len(rings.radii) // 8)])
     axes[0, 0].imshow(image)
     axes[0, 0].set_title(printable(Path(verdict.name).name), fontsize=9)
     axes[0, 3].legend(fontsize=8, frameon=False)

@@ -40,7 +40,7 @@ def verdict_table(verdicts: Iterable[Verdict], title: str | None = None) -> Tabl
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     table.add_column("notes", overflow="fold")
     for v in verdicts:
-        notes = "; ".join(filter(None, (v.reason, *v.warnings)))
+        notes = "; ".join(filter(None, (v.reason, v.transform, *v.warnings)))
         status = f"[{COLOURS[v.status]}]{v.status}[/]"
         rho = "–" if v.rho is None else f"{v.rho:.3f}"
         table.add_row(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from torch import Tensor
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion
 from watermark.detection import detect
 from watermark.images import ImageError, Picture, fit, from_image, read_picture, why_inconclusive
-from watermark.rings import RingKey
+from watermark.keys import Pattern, RingKey
+from watermark.search import IDENTITY, Transform, key_matrix, search_vectors
 
 WATERMARKED, NOT_DETECTED = "watermarked", "not_detected"
 INCONCLUSIVE, UNREADABLE = "inconclusive", "unreadable"
@@ -33,10 +35,13 @@ class Verdict:
         name: the path that was read, or ``image 0``, ``image 1`` … for images in memory.
         status: ``watermarked``, ``not_detected``, ``inconclusive`` or ``unreadable``.
         key: name of the key that fits best, if a test was made.
-        p_value: its p-value, times the number of keys tried (Bonferroni), at most 1; None without a test.
+        p_value: its p-value, times the number of keys and transformations tried (Bonferroni), at most 1; None
+            without a test.
         rho: correlation of the marked Fourier bins with that key, about 0.7 for an unharmed mark; None without a
             test.
-        keys_tried: size of the family that p_value is corrected for.
+        keys_tried: number of keys that p_value is corrected for.
+        transforms_tried: number of transformations that it is corrected for.
+        transform: what was undone to see the key, in words; empty for nothing.
         reason: why there is no verdict, or empty.
         warnings: what was not plain about the file, and how it was fitted to the model.
         sha256: of the file's bytes, or empty.
@@ -48,6 +53,8 @@ class Verdict:
     p_value: float | None = None
     rho: float | None = None
     keys_tried: int = 0
+    transforms_tried: int = 0
+    transform: str = ""
     reason: str = ""
     warnings: tuple[str, ...] = ()
     sha256: str = ""
@@ -65,6 +72,8 @@ class Verifier:
         steps: DDIM inversion steps.
         decoder: decoder inversion method, see :func:`inversion.invert_decoder`.
         batch_size: images that go through the networks together.
+        transforms: what may have been done to an image since it was generated; each is undone on the recovered
+            noise, and p corrected for their number. See :func:`watermark.search.transforms_of`.
 
     Raises:
         ValueError: if the model makes videos, there are no keys or a number is out of range.
@@ -76,6 +85,7 @@ class Verifier:
     steps: int = 10
     decoder: str = "anderson"
     batch_size: int = 8
+    transforms: tuple[Transform, ...] = IDENTITY
 
     def __post_init__(self) -> None:
         if len(self.model.latent_shape) != 3:
@@ -86,6 +96,8 @@ class Verifier:
             raise ValueError(f"fpr must be between 0 and 1, got {self.fpr}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not self.transforms:
+            raise ValueError("transforms must hold at least one, Transform() for none")
 
     def verify(self, images: Iterable[str | Path | Image.Image]) -> Iterator[Verdict]:
         """One verdict for each image, in order, a batch at a time. No image's fault stops the others."""
@@ -129,36 +141,70 @@ class Verifier:
         fitted = [fit(item.picture, self.model.image_size) for item in opened]
         z_T = self.recover_noise(torch.stack([x for x, _ in fitted])).cpu()
         sound = torch.isfinite(z_T).flatten(1).all(1)
-        p = np.ones((len(self.keys), len(opened)))
-        rho = np.zeros_like(p)
-        for row, key in enumerate(self.keys.values()):
-            detection = detect(z_T[sound], key)
-            p[row, sound.numpy()], rho[row, sound.numpy()] = detection.p_value, detection.rho
+        found = iter(self._search(z_T[sound].numpy()))
         return [
             (
-                self._verdict(item, bool(sound[i]), p[:, i], rho[:, i], item.picture.warnings + fitted[i][1]),
+                self._verdict(item, next(found) if sound[i] else None, item.picture.warnings + fitted[i][1]),
                 z_T[i],
             )
             for i, item in enumerate(opened)
         ]
 
-    def _verdict(
-        self,
-        item: Opened,
-        sound: bool,
-        p: NDArray[np.float64],
-        rho: NDArray[np.float64],
-        notes: tuple[str, ...],
-    ) -> Verdict:
+    @cached_property
+    def _by_pattern(self) -> tuple[tuple[Pattern, list[str], NDArray[np.float64]], ...]:
+        """The keys of every pattern: their names, and their directions (N, d)."""
+        shape = (1, *self.model.latent_shape)
+        groups: dict[Pattern, list[str]] = {}
+        for name, key in self.keys.items():
+            groups.setdefault(key.pattern, []).append(name)
+        return tuple(
+            (pattern, names, key_matrix([self.keys[name] for name in names], shape))
+            for pattern, names in groups.items()
+        )
+
+    def _search(self, z: NDArray[np.floating]) -> list[Found]:
+        """The best of all keys through all transformations, for noise (B, C, h, w), B ≥ 0."""
+        best = [Found("", 2.0, 0.0, "")] * len(z)
+        for pattern, names, directions in self._by_pattern if len(z) else ():
+            if pattern.kind == "zeros":
+                test = detect(z, self.keys[names[0]])
+                fits = [Found(names[0], p, r, "") for p, r in zip(test.p_value, test.rho, strict=True)]
+            else:
+                matches = search_vectors(z.astype(np.float64), directions, pattern, self.transforms)
+                fits = [
+                    Found(names[m.key], m.single_p_value, m.rho, str(self.transforms[m.transform])) for m in matches
+                ]
+            best = [min(pair, key=lambda f: f.p_value) for pair in zip(best, fits, strict=True)]
+        return best
+
+    def _verdict(self, item: Opened, found: Found | None, notes: tuple[str, ...]) -> Verdict:
         digest = item.picture.sha256
-        if not sound:
+        if found is None:
             reason = "the recovered noise is not finite; try --dtype fp32"
             return Verdict(item.name, INCONCLUSIVE, reason=reason, warnings=notes, sha256=digest)
-        best = int(p.argmin())
-        corrected = min(1.0, float(p[best]) * len(p))
-        status = WATERMARKED if corrected <= self.fpr else NOT_DETECTED
-        name = list(self.keys)[best]
-        return Verdict(item.name, status, name, corrected, float(rho[best]), len(p), "", notes, digest)
+        corrected = min(1.0, float(found.p_value) * len(self.keys) * len(self.transforms))
+        return Verdict(
+            name=item.name,
+            status=WATERMARKED if corrected <= self.fpr else NOT_DETECTED,
+            key=found.key,
+            p_value=corrected,
+            rho=float(found.rho),
+            keys_tried=len(self.keys),
+            transforms_tried=len(self.transforms),
+            transform=found.transform,
+            warnings=notes,
+            sha256=digest,
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """The key that fits best, its p-value alone, ρ, and what was undone."""
+
+    key: str
+    p_value: float
+    rho: float
+    transform: str
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from scipy import stats
+
+from watermark.foreign import (
+    ArrayKey,
+    constant_ring_key,
+    detect_array,
+    read_array_key,
+    their_disc,
+    tree_ring_key,
+)
+
+SHAPE = (4, 64, 64)
+
+
+def inject(z, key):
+    """As tree-ring code does it: overwrite centred bins, transform back, drop the imaginary part."""
+    spectrum = np.fft.fftshift(np.fft.fft2(z), axes=(-2, -1))
+    values, mask = (np.fft.fftshift(a, axes=(-2, -1)) for a in (key.values, key.mask))
+    spectrum = np.where(mask, values, spectrum)
+    return np.fft.ifft2(np.fft.ifftshift(spectrum, axes=(-2, -1))).real
+
+
+def white(count, seed=0, shape=SHAPE):
+    return np.random.default_rng(seed).standard_normal((count, *shape))
+
+
+KEYS = {
+    **{f"tree-ring {p}": tree_ring_key(999999, SHAPE, pattern=p) for p in ("ring", "rand", "zeros")},
+    "tree-ring, all channels": tree_ring_key(7, SHAPE, pattern="rand", channel=-1, radius=8),
+    "constant": tree_ring_key(0, SHAPE, pattern="const", constant=100.0),
+    "paper 0": constant_ring_key(0, SHAPE),
+    "paper 2": constant_ring_key(2, SHAPE),
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_their_marks_are_found(name):
+    own = detect_array(inject(white(10), KEYS[name]), KEYS[name])
+    assert own.p_value.max() < 1e-6
+    assert (detect_array(white(10, 1), KEYS[name]).p_value > 1e-4).all()
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_p_is_uniform_on_white_noise(name):
+    p = np.concatenate([detect_array(1.7 * white(1000, seed), KEYS[name]).p_value for seed in range(3)])
+    assert stats.kstest(p, "uniform").pvalue > 1e-3
+
+
+def test_the_mark_is_what_real_noise_keeps_of_the_key():
+    for key in (KEYS["tree-ring ring"], KEYS["tree-ring rand"], KEYS["paper 0"]):
+        kept = np.fft.fft2(inject(np.zeros((1, *SHAPE)), key))[0]
+        np.testing.assert_allclose(kept, key.mark, atol=1e-9)
+
+
+def test_their_keys_are_drawn_as_their_code_draws_them():
+    """From its description: seed, draw, transform, centre; rings from the first row, outermost first."""
+    torch.manual_seed(999999)
+    drawn = torch.randn(1, 4, 64, 64)
+    transform = torch.fft.fftshift(torch.fft.fft2(drawn), dim=(-1, -2)).numpy()
+    expected, (y, x) = transform.copy(), np.ogrid[:64, :64]
+    for r in range(10, 0, -1):
+        disc = (x - 32) ** 2 + (y[::-1] - 32) ** 2 <= r**2
+        for c in range(4):
+            expected[:, c, disc] = transform[0, c, 0, r]
+    key = KEYS["tree-ring ring"]
+    values, mask = (np.fft.fftshift(a, axes=(-2, -1)) for a in (key.values, key.mask))
+    assert np.array_equal(mask[3], disc_of_radius_10 := their_disc(64, 10))
+    assert not mask[:3].any()
+    assert disc_of_radius_10.sum() == 317
+    np.testing.assert_allclose(values[3][mask[3]], expected[0, 3][mask[3]], rtol=1e-5, atol=1e-3)
+
+
+def test_the_global_random_state_is_left_alone():
+    before = torch.get_rng_state()
+    tree_ring_key(1, SHAPE)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_keys_in_files(tmp_path):
+    key = KEYS["tree-ring ring"]
+    values, mask = (np.fft.fftshift(a, axes=(-2, -1)) for a in (key.values, key.mask))
+    np.save(tmp_path / "values.npy", values[None].astype(np.complex64))
+    np.save(tmp_path / "mask.npy", mask[None])
+    save_file(
+        {
+            "values": torch.view_as_real(torch.from_numpy(values.astype(np.complex64))),
+            "mask": torch.from_numpy(mask),
+        },
+        tmp_path / "key.safetensors",
+    )
+    noise = inject(white(2), key)
+    expected = detect_array(noise, key)
+    for read in (
+        read_array_key(tmp_path / "values.npy", mask=tmp_path / "mask.npy"),
+        read_array_key(tmp_path / "key.safetensors"),
+    ):
+        assert np.array_equal(read.mask, key.mask)
+        np.testing.assert_allclose(detect_array(noise, read).statistic, expected.statistic, rtol=1e-4)
+
+
+def test_files_that_are_no_keys_are_refused(tmp_path):
+    np.save(tmp_path / "pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="mask"):
+        read_array_key(tmp_path / "pickled.npy")
+    with pytest.raises(ValueError, match=r"[Pp]ickle|object"):
+        read_array_key(tmp_path / "pickled.npy", mask=tmp_path / "pickled.npy")
+    with pytest.raises(ValueError, match="is not a key"):
+        read_array_key(tmp_path / "bad.safetensors")
+    with pytest.raises(OSError, match="none"):
+        read_array_key(tmp_path / "none.npy", mask=tmp_path / "none.npy")
+
+
+def test_videos_and_bad_arguments():
+    key = constant_ring_key(1, (4, 32, 32), level=40.0)
+    video = np.stack([inject(white(2, seed, (4, 32, 32)), key) for seed in range(5)], axis=2)
+    assert detect_array(video, key).p_value.max() < detect_array(video[:, :, 0], key).p_value.max()
+    with pytest.raises(ValueError, match="does not fit"):
+        detect_array(white(1), key)
+    with pytest.raises(ValueError, match="zero"):
+        detect_array(np.zeros((1, 4, 32, 32)), key)
+    with pytest.raises(ValueError, match="same shape"):
+        ArrayKey(np.zeros((4, 8, 8), dtype=complex), np.ones((4, 8, 9), dtype=bool))
+    with pytest.raises(ValueError, match="at least one bin"):
+        ArrayKey(np.zeros((4, 8, 8), dtype=complex), np.zeros((4, 8, 8), dtype=bool))
+    with pytest.raises(ValueError, match="finite"):
+        ArrayKey(np.full((4, 8, 8), np.nan, dtype=complex), np.ones((4, 8, 8), dtype=bool))
+    for bad, word in (({"pattern": "rings"}, "pattern"), ({"channel": 4}, "channel"), ({"radius": 32}, "radius")):
+        with pytest.raises(ValueError, match=word):
+            tree_ring_key(0, SHAPE, **bad)
+    with pytest.raises(ValueError, match="number"):
+        constant_ring_key(4, SHAPE)
+    with pytest.raises(ValueError, match="radius"):
+        constant_ring_key(0, SHAPE, radius=7)
+
+
+def test_secret_arrays_are_not_in_the_repr():
+    assert "array" not in repr(KEYS["paper 0"])

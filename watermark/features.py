@@ -1,0 +1,109 @@
+"""Noise and keys as vectors in the same space, where a test is an angle.
+
+For ``rings`` and ``levels`` the space has one coordinate for each ring and channel, the sum over its N_r bins
+
+    y_r = Σ_{ring r} Re F / (n √N_r),    n = √(HW),
+
+for ``dense`` two for each pair of conjugate bins, y = √2 (Re F, Im F) / n. Either way white Gaussian noise of
+variance σ² gives independent N(0, σ²). Videos carry the same pattern on every frame; their coordinates are summed
+over F frames and divided by √F.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import ndtri
+from torch import Tensor
+
+from watermark.keys import Pattern, RingKey
+from watermark.rings import rings_for
+
+Array = NDArray[np.float64]
+
+
+def as_noise(noise: Tensor | NDArray[np.floating]) -> Array:
+    """Noise as float64 (B, C, H, W) or (B, C, F, H, W); a ValueError for another shape or values not finite."""
+    own = noise.detach().to("cpu", torch.float64).numpy() if isinstance(noise, Tensor) else noise
+    z = np.asarray(own, dtype=np.float64)
+    if z.ndim not in (4, 5):
+        raise ValueError(f"noise must have shape (B, C, H, W) or (B, C, F, H, W), got {z.shape}")
+    if not np.isfinite(z).all():
+        raise ValueError("noise must be finite")
+    return z
+
+
+def marked_bins(noise: Tensor | NDArray[np.floating], pattern: Pattern) -> NDArray[np.complex128]:
+    """F/n at one bin of every marked pair, (B, channels, F, P); F = 1 for pictures."""
+    z = as_noise(noise)
+    rings = rings_for(z.shape, pattern)
+    z = z if z.ndim == 5 else z[:, :, None]
+    spectrum = np.fft.fft2(z[:, list(rings.channels)]) / np.sqrt(z.shape[-2] * z.shape[-1])
+    return spectrum.reshape(*spectrum.shape[:3], -1)[..., rings.half]
+
+
+def noise_vector(noise: Tensor | NDArray[np.floating], pattern: Pattern) -> tuple[Array, Array]:
+    """Noise → coordinates y (B, d), and the energy Σ |F|²/n² of all marked bins (B,), of all frames."""
+    bins = marked_bins(noise, pattern)
+    rings = rings_for(tuple(noise.shape), pattern)
+    energy = 2 * (bins.real**2 + bins.imag**2).sum((1, 2, 3))
+    total = bins.sum(2) / np.sqrt(bins.shape[2])
+    if pattern.kind == "dense":
+        parts = np.stack([total.real, total.imag], -1) * np.sqrt(2)
+        return parts.reshape(len(total), -1), energy
+    membership = np.eye(len(rings.radii))[rings.index.ravel()[rings.half]]
+    y = 2 * total.real @ membership / np.sqrt(rings.bins)
+    return y.reshape(len(total), rings.count), energy
+
+
+def groups(shape: tuple[int, ...], pattern: Pattern) -> NDArray[np.int64]:
+    """(d,) the number of the ring and channel that each coordinate belongs to, 0 … m − 1."""
+    rings = rings_for(shape, pattern)
+    if pattern.kind != "dense":
+        return np.arange(rings.count)
+    ring = np.repeat(rings.index.ravel()[rings.half], 2)
+    return (np.arange(len(rings.channels))[:, None] * len(rings.radii) + ring).ravel()
+
+
+def key_vector(key: RingKey, shape: tuple[int, ...]) -> Array:
+    """The key as coordinates k (d,), ‖k‖² being the number of marked bins, as white noise has it on average.
+
+    For ``rings`` and ``dense`` k is uniform on the sphere: no key is weaker than another. For ``levels`` its signs
+    are. A key of ``zeros`` has none: it is the zero vector.
+    """
+    pattern, rings = key.pattern, rings_for(shape, key.pattern)
+    marked = len(rings.channels) * int(rings.bins.sum())
+    if pattern.kind == "zeros":
+        return np.zeros(rings.count)
+    d = marked if pattern.kind == "dense" else rings.count
+    height, width = shape[-2:]
+    depth = shape[0] if len(shape) == 3 else shape[1]
+    size = f"{depth}x{height}x{width}"
+    if pattern == Pattern():
+        info = f"rings/{size}"
+    else:
+        where = f"{rings.channels}/{rings.radii[0]}-{rings.radii[-1]}"
+        info = f"{pattern.kind}/{size}/{where}"
+    bits = np.frombuffer(key.derive(info, 8 * d), dtype=">u8")
+    if pattern.kind == "levels":
+        return np.where(bits >> 63, 1.0, -1.0) * np.tile(np.sqrt(rings.bins), len(rings.channels))
+    g = ndtri((bits.astype(np.float64) + 0.5) / 2.0**64).clip(-40, 40)
+    return g * np.sqrt(marked / (g @ g))
+
+
+def key_spectrum(key: RingKey, shape: tuple[int, ...]) -> NDArray[np.complex128]:
+    """The key's values in the marked channels, (channels, H, W), in standard deviations of a white-noise bin.
+
+    Hermitian, so that its inverse transform is real and no part of it is lost; zero where nothing is marked.
+    """
+    rings, k = rings_for(shape, key.pattern), key_vector(key, shape)
+    out = np.zeros((len(rings.channels), rings.index.size), dtype=np.complex128)
+    if key.pattern.kind == "dense":
+        pairs = k.reshape(len(rings.channels), -1, 2) / np.sqrt(2)
+        out[:, rings.half] = pairs[..., 0] + 1j * pairs[..., 1]
+    else:
+        values = k.reshape(len(rings.channels), -1) / np.sqrt(rings.bins)
+        out[:, rings.half] = values[:, rings.index.ravel()[rings.half]]
+    out[:, rings.conjugate(rings.half)] = out[:, rings.half].conj()
+    return out.reshape(len(rings.channels), *rings.index.shape)
