@@ -82,7 +82,7 @@ def detect(
     norm = np.linalg.norm(white, axis=1)
     if not (norm > 0).all():
         raise ValueError("noise is zero on all rings: nothing to test")
-    r = np.clip(white @ k / np.linalg.norm(k) / norm, -1.0, 1.0)
+    r = white @ k / np.linalg.norm(k) / norm
     t, p = angle_test(r, len(k))
     if key.pattern.kind == "levels":
         size = np.abs(k)
@@ -106,7 +106,7 @@ def scale_of(whitening: NDArray[np.floating] | None, shape: tuple[int, ...], pat
 
 def angle_test(r: Array, dimensions: int) -> tuple[Array, Array]:
     """Cosines r with a fixed vector → t and p for a direction uniform in so many dimensions."""
-    dof = dimensions - 1
+    dof, r = dimensions - 1, np.clip(r, -1.0, 1.0)  # rounding
     with np.errstate(divide="ignore"):
         t = r * np.sqrt(dof) / np.sqrt((1 - r) * (1 + r))
     return t, stats.t.sf(t, dof)

@@ -217,7 +217,7 @@ def detect_array(noise: Tensor | NDArray[np.floating], key: ArrayKey) -> Detecti
     norm = np.linalg.norm(y, axis=1)
     if not (norm > 0).all():
         raise ValueError("noise is zero where the mark is: nothing to test")
-    r = np.clip(y @ k / (np.linalg.norm(k) * norm), -1.0, 1.0)
+    r = y @ k / (np.linalg.norm(k) * norm)
     t, p = angle_test(r, len(k))
     return Detection(t, np.maximum(p, TINY), r, len(k) - 1)
 

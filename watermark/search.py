@@ -192,7 +192,7 @@ def search_vectors(
 
 def p_of(best: Array, where: NDArray[np.int64], y: Array, directions: Array, kind: str) -> Array:
     """P of every key through its best transformation alone, (N,)."""
-    p = np.maximum(angle_test(np.clip(best, -1, 1), directions.shape[1])[1], TINY)
+    p = np.maximum(angle_test(best, directions.shape[1])[1], TINY)
     if kind == "levels":  # counting is slow, so only where it can matter
         for i in np.flatnonzero(p < 0.01):
             size = np.abs(directions[i])
