@@ -199,3 +199,28 @@ def test_videos_are_refused(sapling, alice):
         next(generate(video, ["a tiger"], key=alice, seed=1))
     with pytest.raises(ValueError, match="transforms"):
         Verifier(sapling, {"alice": alice}, transforms=())
+
+
+def test_a_calibration_whitens_and_counts(sapling, alice, marked, unmarked, folder):
+    from watermark.nulls import GIVEN, calibrate, generated_nulls
+
+    plain = Verifier(sapling, {"alice": alice}, decoder="encoder", steps=5)
+    nulls = [
+        *((GIVEN, image) for image in unmarked),
+        (GIVEN, folder / "marked-0.png"),
+        (GIVEN, folder / "none.png"),
+    ]
+    seen = []
+    made = calibrate(plain, [*nulls, *generated_nulls(sapling, ["a rose"], 4, seed=9, steps=5)], seen.append)
+    assert made.counts == {"given": 5, "unmarked": 2, "another key": 2}
+    assert seen == list(range(1, 11))
+    calibrated = Verifier(sapling, {"alice": alice}, decoder="encoder", steps=5, calibration=made)
+    (verdict,) = calibrated.verify(marked[:1])
+    z = calibrated.recover_noise(fit(from_image(marked[0]), (128, 128))[0][None])
+    assert verdict.p_value == pytest.approx(detect(z, alice, whitening=made.whitening(alice.pattern)).p_value[0])
+    rate = made.rate(alice, verdict.p_value)
+    assert (verdict.null_hits, verdict.null_images, verdict.fpr_bound) == (rate.hits, 9, rate.bound)
+    (without,) = plain.verify(marked[:1])
+    assert (without.null_hits, without.null_images, without.fpr_bound) == (None, None, None)
+    with pytest.raises(ValueError, match="steps 5, not 10"):
+        Verifier(sapling, {"alice": alice}, decoder="encoder", calibration=made)

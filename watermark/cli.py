@@ -11,6 +11,7 @@ import secrets
 import sys
 import traceback
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ DECODERS = ("anderson", "forward_step", "encoder")
 DECODER_HELP = "How pixels become latents: decoder inversion, or the encoder alone."
 VERDICT_FIELDS = (
     *("name", "status", "key", "p_value", "rho", "keys_tried", "transforms_tried", "transform"),
-    *("reason", "warnings", "sha256"),
+    *("null_hits", "null_images", "fpr_bound", "reason", "warnings", "sha256"),
 )
 
 fpr_option = click.option(
@@ -223,6 +224,11 @@ def embed(
     multiple=True,
     help="Look for a crop to this share.",
 )
+@click.option(
+    "--calibration",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of treering calibrate.",
+)
 @store_option
 @model_options
 @output_options
@@ -238,6 +244,7 @@ def verify(
     mirrored: bool,
     shifts: int,
     crops: tuple[float, ...],
+    calibration: Path | None,
     store: Path,
     form: str | None,
     **model: Any,  # noqa: ANN401 - exactly the options of model_options
@@ -252,10 +259,12 @@ def verify(
     treering verify out/*.png --key alice
     treering verify suspect.jpg --key alice --key bob --fpr 1e-9
     treering verify turned.jpg --key alice --rotations 72 --mirrored --crop 0.8 --crop 0.9
+    treering verify out/*.png --key alice --calibration sapling.safetensors
     treering verify *.png --all-keys --json | jq 'select(.status == "watermarked")'
     treering verify --key alice -- -oddly-named.png
     """
     from watermark import report
+    from watermark.calibration import Calibration
     from watermark.search import transforms_of
     from watermark.verify import UNREADABLE, WATERMARKED, Verifier
 
@@ -264,7 +273,8 @@ def verify(
     verdicts = []
     with understood(), progress_bar() as track:
         transforms = transforms_of(rotations, mirrored, shifts, crops)
-        verifier = Verifier(loaded, keys, fpr, steps, decoder, batch_size, transforms)
+        nulls = None if calibration is None else Calibration.load(calibration)
+        verifier = Verifier(loaded, keys, fpr, steps, decoder, batch_size, transforms, nulls)
         for verdict in verifier.verify(images):
             verdicts.append(verdict)
             track("verifying", len(verdicts), len(images))
@@ -277,6 +287,65 @@ def verify(
     if any(v.status == UNREADABLE for v in verdicts):
         return TROUBLE
     return CARRIED if all(v.status == WATERMARKED for v in verdicts) else NOT_CARRIED
+
+
+@cli.command()
+@click.option(
+    "--generate", "count", type=click.IntRange(0), default=0, help="Pictures of the model, half of them marked."
+)
+@click.option(
+    "--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of real images."
+)
+@click.option("--prompts", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One prompt a line.")
+@click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="Of the first picture.")
+@click.option("--guidance", type=float, default=3.0, show_default=True, help="Classifier-free guidance scale.")
+@click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="DDIM inversion steps.")
+@click.option("--decoder", type=click.Choice(DECODERS), default=DECODERS[0], show_default=True, help=DECODER_HELP)
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write."
+)
+@model_options
+def calibrate(
+    count: int,
+    images: Path | None,
+    prompts: Path | None,
+    seed: int,
+    guidance: float,
+    steps: int,
+    decoder: str,
+    output: Path,
+    **model: Any,  # noqa: ANN401 - exactly the options of model_options
+) -> None:
+    """Measure what noise without a mark looks like, for verify --calibration.
+
+    Use pictures that the model generated, unmarked and marked with keys that nobody has, and real images of the
+    kind that will be verified. A false positive rate of 1e-3 is supported by 3,000 images of which none is one.
+
+    \b
+    treering calibrate --generate 1000 -o sapling.safetensors
+    treering calibrate --images photographs/ --generate 500 -o sapling.safetensors
+    treering calibrate --images photographs/ --model stabilityai/sdxl-turbo -o turbo.safetensors
+    """
+    from inversion.model import data_folder
+    from watermark.keys import RingKey
+    from watermark.nulls import GIVEN, calibrate, generated_nulls
+    from watermark.verify import Verifier
+
+    files = sorted(f for f in images.rglob("*") if f.is_file()) if images is not None else []
+    if not count and not files:
+        raise click.UsageError("give --generate N, --images FOLDER with files in it, or both")
+    loaded = load_model(**model)
+    with understood(), progress_bar() as track:
+        lines = (prompts or data_folder() / "prompts" / "sapling.txt").read_text(encoding="utf-8").splitlines()
+        made = generated_nulls(
+            loaded, [line for line in lines if line.strip()], count, seed=seed, guidance=guidance
+        )
+        nulls = chain(made, ((GIVEN, file) for file in files))
+        verifier = Verifier(loaded, {"none": RingKey.generate()}, steps=steps, decoder=decoder)
+        found = calibrate(verifier, nulls, lambda done: track("null images", done, count + len(files)))
+        found.save(output)
+    counts = ", ".join(f"{n} {family}" for family, n in found.counts.items())
+    click.echo(f"wrote {output}: {counts}; supports false positive rates down to {found.smallest_level:.1e}")
 
 
 def chosen_keys(store: Path, names: tuple[str, ...], all_keys: bool) -> dict[str, RingKey]:

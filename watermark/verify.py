@@ -18,6 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion
+from inversion.fingerprint import fingerprint
+from watermark.calibration import Calibration, Settings
 from watermark.detection import detect
 from watermark.images import ImageError, Picture, fit, from_image, read_picture, why_inconclusive
 from watermark.keys import Pattern, RingKey
@@ -42,6 +44,10 @@ class Verdict:
         keys_tried: number of keys that p_value is corrected for.
         transforms_tried: number of transformations that it is corrected for.
         transform: what was undone to see the key, in words; empty for nothing.
+        null_hits: how many null images of the calibration fit this key as well; None without a calibration.
+        null_images: how many there are.
+        fpr_bound: so the rate of false positives of this key at this p_value is at most this, at 95 % confidence,
+            for images like those. Larger than p_value unless there are very many.
         reason: why there is no verdict, or empty.
         warnings: what was not plain about the file, and how it was fitted to the model.
         sha256: of the file's bytes, or empty.
@@ -55,6 +61,9 @@ class Verdict:
     keys_tried: int = 0
     transforms_tried: int = 0
     transform: str = ""
+    null_hits: int | None = None
+    null_images: int | None = None
+    fpr_bound: float | None = None
     reason: str = ""
     warnings: tuple[str, ...] = ()
     sha256: str = ""
@@ -74,9 +83,12 @@ class Verifier:
         batch_size: images that go through the networks together.
         transforms: what may have been done to an image since it was generated; each is undone on the recovered
             noise, and p corrected for their number. See :func:`watermark.search.transforms_of`.
+        calibration: what noise without a mark looks like; whitens the test, and has the key's false positives
+            counted.
 
     Raises:
-        ValueError: if the model makes videos, there are no keys or a number is out of range.
+        ValueError: if the model makes videos, there are no keys, a number is out of range, or the calibration was
+            made for something else.
     """
 
     model: LatentDiffusionModel
@@ -86,6 +98,7 @@ class Verifier:
     decoder: str = "anderson"
     batch_size: int = 8
     transforms: tuple[Transform, ...] = IDENTITY
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         if len(self.model.latent_shape) != 3:
@@ -98,6 +111,13 @@ class Verifier:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         if not self.transforms:
             raise ValueError("transforms must hold at least one, Transform() for none")
+        if self.calibration is not None:
+            self.calibration.check(self.settings, fingerprint(self.model))
+
+    @property
+    def settings(self) -> Settings:
+        """How noise is recovered: what a calibration is bound to."""
+        return Settings(self.model.name, self.model.latent_shape, self.steps, self.decoder)
 
     def verify(self, images: Iterable[str | Path | Image.Image]) -> Iterator[Verdict]:
         """One verdict for each image, in order, a batch at a time. No image's fault stops the others."""
@@ -170,7 +190,8 @@ class Verifier:
                 test = detect(z, self.keys[names[0]])
                 fits = [Found(names[0], p, r, "") for p, r in zip(test.p_value, test.rho, strict=True)]
             else:
-                matches = search_vectors(z.astype(np.float64), directions, pattern, self.transforms)
+                whitening = None if self.calibration is None else self.calibration.whitening(pattern)
+                matches = search_vectors(z.astype(np.float64), directions, pattern, self.transforms, whitening)
                 fits = [
                     Found(names[m.key], m.single_p_value, m.rho, str(self.transforms[m.transform])) for m in matches
                 ]
@@ -182,7 +203,13 @@ class Verifier:
         if found is None:
             reason = "the recovered noise is not finite; try --dtype fp32"
             return Verdict(item.name, INCONCLUSIVE, reason=reason, warnings=notes, sha256=digest)
-        corrected = min(1.0, float(found.p_value) * len(self.keys) * len(self.transforms))
+        family = len(self.keys) * len(self.transforms)
+        corrected = min(1.0, float(found.p_value) * family)
+        nulls = (
+            None
+            if self.calibration is None
+            else self.calibration.rate(self.keys[found.key], corrected, tests=family)
+        )
         return Verdict(
             name=item.name,
             status=WATERMARKED if corrected <= self.fpr else NOT_DETECTED,
@@ -192,6 +219,9 @@ class Verifier:
             keys_tried=len(self.keys),
             transforms_tried=len(self.transforms),
             transform=found.transform,
+            null_hits=None if nulls is None else nulls.hits,
+            null_images=None if nulls is None else nulls.images,
+            fpr_bound=None if nulls is None else nulls.bound,
             warnings=notes,
             sha256=digest,
         )

@@ -1,0 +1,140 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from inversion.fingerprint import fingerprint, same_model
+from watermark import Pattern, RingKey
+from watermark.calibration import Calibration, CalibrationError, Settings
+from watermark.rings import rings_for
+
+SHAPE = (4, 32, 32)
+SETTINGS = Settings("toy", SHAPE, 10, "encoder")
+KINDS = ("rings", "dense", "levels")
+
+
+def coloured(count, seed=0, tilt=1.0):
+    """Gaussian noise whose spectrum falls with the radius, of a scale of its own for every image."""
+    rng = np.random.default_rng(seed)
+    f = np.hypot(np.fft.fftfreq(32)[:, None], np.fft.fftfreq(32)[None, :]) * 32
+    z = np.fft.ifft2(np.fft.fft2(rng.standard_normal((count, *SHAPE))) / (1 + f) ** tilt).real
+    return (z / z.std((1, 2, 3), keepdims=True) * rng.uniform(0.7, 1.3, (count, 1, 1, 1))).astype(np.float16)
+
+
+def calibration(count=400, **settings):
+    families = tuple("unmarked" if i % 4 else "photographs" for i in range(count))
+    return Calibration(SETTINGS, np.ones(8, dtype=np.float32), coloured(count, **settings), families)
+
+
+@pytest.mark.parametrize("kind", ["rings", "dense"])
+def test_whitening_is_the_spectrum(kind):
+    made = calibration(2000).whitening(Pattern(kind))
+    expected = 1 / (1 + np.array(rings_for(SHAPE).radii, dtype=float))
+    assert made.shape == (2, 8)
+    np.testing.assert_allclose(
+        made / made[:, :1], np.tile(expected / expected[0], (2, 1)), rtol=0.12 if kind == "dense" else 0.25
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_null_p_values_of_one_key_are_uniform_where_unwhitened_ones_are_not(kind):
+    """One long-lived key on 2,000 images whose spectrum is far from white."""
+    from watermark import detect
+
+    made, worst = calibration(2000, tilt=1.5), 1.0
+    for i in range(4):
+        key = RingKey(bytes([i]) * 32, Pattern(kind))
+        p = made.null_p_values(key)
+        if kind == "levels":
+            assert stats.binomtest(int((p <= 0.05).sum()), len(p), 0.05, "greater").pvalue > 1e-3
+        else:
+            assert stats.kstest(p, "uniform").pvalue > 1e-4
+        worst = min(worst, stats.kstest(detect(made.noise.astype(float), key).p_value, "uniform").pvalue)
+    if kind != "levels":
+        assert worst < (1e-6 if kind == "rings" else 0.02)
+
+
+def test_rates_have_the_bound_of_clopper_and_pearson():
+    made, key = calibration(500), RingKey(bytes(32), Pattern("dense"))
+    p = made.null_p_values(key)
+    for level in (0.5, 0.05, 1e-9):
+        rate = made.rate(key, level)
+        assert (rate.hits, rate.images) == ((p <= level).sum(), 500)
+        assert rate.bound == pytest.approx(stats.binomtest(rate.hits, 500).proportion_ci(0.9, "exact").high)
+    assert made.rate(key, 0.5, tests=10).hits == (10 * p <= 0.5).sum()
+    assert made.rate(key, 1e-9).bound == pytest.approx(made.smallest_level)
+    assert made.smallest_level == pytest.approx(3 / 500, rel=0.01)
+    assert made.rate(key, 1.0).bound == 1.0
+    assert made.counts == {"photographs": 125, "unmarked": 375}
+
+
+def test_it_is_what_it_was_after_a_file(tmp_path):
+    made = calibration(10)
+    made.save(tmp_path / "c.safetensors")
+    read = Calibration.load(tmp_path / "c.safetensors")
+    assert read.settings == made.settings
+    assert read.families == made.families
+    assert np.array_equal(read.noise, made.noise)
+    assert np.array_equal(read.fingerprint, made.fingerprint)
+
+
+def test_damaged_files_are_refused(tmp_path):
+    file = tmp_path / "c.safetensors"
+    calibration(2).save(file)
+    whole = file.read_bytes()
+    rng = np.random.default_rng(0)
+    for i in [*range(0, 700, 7), *rng.integers(0, len(whole), 100)]:
+        file.write_bytes(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
+        with pytest.raises(CalibrationError):
+            Calibration.load(file)
+    for cut in (0, 5, 200, len(whole) - 1):
+        file.write_bytes(whole[:cut])
+        with pytest.raises(CalibrationError):
+            Calibration.load(file)
+    newer = whole.replace(b'"version":"1"', b'"version":"2"')
+    assert newer != whole
+    file.write_bytes(newer)
+    with pytest.raises(CalibrationError, match="newer"):
+        Calibration.load(file)
+    with pytest.raises(OSError, match="none"):
+        Calibration.load(tmp_path / "none.safetensors")
+
+
+def test_it_fits_only_what_it_was_made_for():
+    made = calibration(2)
+    made.check(replace(SETTINGS, model="renamed"), made.fingerprint)
+    for other, word in (
+        (replace(SETTINGS, steps=50), "steps 10, not 50"),
+        (replace(SETTINGS, decoder="anderson"), "decoder encoder"),
+        (replace(SETTINGS, latent_shape=(4, 64, 64)), "latent_shape"),
+    ):
+        with pytest.raises(CalibrationError, match=word):
+            made.check(other, made.fingerprint)
+    with pytest.raises(CalibrationError, match="another model, 'toy'"):
+        made.check(SETTINGS, -made.fingerprint)
+
+
+def test_parts_that_do_not_fit_are_refused():
+    one = np.ones(8, dtype=np.float32)
+    with pytest.raises(CalibrationError, match="at least 2"):
+        Calibration(SETTINGS, one, coloured(1), ("a",))
+    with pytest.raises(CalibrationError, match="does not fit"):
+        Calibration(SETTINGS, one, coloured(3), ("a", "b"))
+    with pytest.raises(CalibrationError, match="finite"):
+        Calibration(SETTINGS, one * np.nan, coloured(2), ("a", "b"))
+
+
+def test_fingerprints_know_a_model_in_any_precision(sapling):
+    from inversion import LatentDiffusionModel
+    from tests.problems import gaussian_model, tiny_pipeline
+
+    own = fingerprint(sapling)
+    assert same_model(fingerprint(sapling), own)
+    assert same_model(fingerprint(LatentDiffusionModel.load("sapling", dtype="bf16")), own)
+    with_other_unet = replace(sapling, network=lambda z, t, c: sapling.network(z, t, c) + 0.2 * z)
+    assert not same_model(fingerprint(with_other_unet), own)
+    for other in (gaussian_model(), LatentDiffusionModel.from_pipeline(tiny_pipeline())):
+        assert not same_model(fingerprint(other), own)
+    json.dumps(own.tolist())

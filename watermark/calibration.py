@@ -1,0 +1,193 @@
+"""What recovered noise looks like without a mark: for whitening, and for rates that were counted, not assumed.
+
+A calibration keeps the noise recovered from null images, with one model and one way of inverting. So any key can be
+tried on all of them, the very key in use, and its false positives counted, with the Clopper–Pearson bound that so
+many images support. It is bound to the settings, and to the model by what that does to fixed inputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from scipy import stats
+
+from inversion.fingerprint import same_model
+from watermark.detection import detect
+from watermark.features import Array, groups, noise_vector
+from watermark.keys import Pattern, RingKey
+from watermark.rings import rings_for
+
+VERSION = 1
+CONFIDENCE = 0.95
+
+
+class CalibrationError(ValueError):
+    """A calibration is damaged, of a newer version, or made for something else; the message says which."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How noise was recovered.
+
+    Attributes:
+        model: the model's name, for people.
+        latent_shape: (C, h, w).
+        steps: of diffusion inversion.
+        decoder: method of decoder inversion.
+    """
+
+    model: str
+    latent_shape: tuple[int, ...]
+    steps: int
+    decoder: str
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How many null images one key takes for marked.
+
+    Attributes:
+        hits: false positives.
+        images: null images.
+        bound: the rate is at most this for images like these, at 95 % confidence (Clopper–Pearson).
+    """
+
+    hits: int
+    images: int
+    bound: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Noise recovered from null images.
+
+    Args:
+        settings: how.
+        fingerprint: (d,) float32, of the model, see :mod:`inversion.fingerprint`.
+        noise: (n, C, h, w) float16, n ≥ 2.
+        families: (n,) what kind of null image each is from.
+
+    Raises:
+        CalibrationError: if the parts do not fit together or are not finite.
+    """
+
+    settings: Settings
+    fingerprint: NDArray[np.float32] = field(repr=False)
+    noise: NDArray[np.float16] = field(repr=False)
+    families: tuple[str, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        n = len(self.families)
+        if n < 2 or self.noise.shape != (n, *self.settings.latent_shape):
+            raise CalibrationError(
+                f"noise of shape {self.noise.shape} does not fit {n} images, at least 2, of "
+                f"{self.settings.latent_shape}"
+            )
+        if not (np.isfinite(self.noise).all() and np.isfinite(self.fingerprint).all()):
+            raise CalibrationError("noise and fingerprint must be finite")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many images of every family there are."""
+        return dict(Counter(self.families))
+
+    @property
+    def smallest_level(self) -> float:
+        """The lowest false positive rate that so many images can support: the bound if none of them is one."""
+        return float(1 - (1 - CONFIDENCE) ** (1 / len(self.families)))
+
+    def whitening(self, pattern: Pattern, rows: Sequence[int] | NDArray[np.int64] | None = None) -> Array:
+        """(channels, radii) by what :func:`watermark.detection.detect` divides: RMS over images of unit energy.
+
+        Args:
+            pattern: whose coordinates are to be white; not ``zeros``.
+            rows: of which images; None is all.
+        """
+        noise = self.noise if rows is None else self.noise[rows]
+        rings = rings_for(noise.shape, pattern)
+        y, _ = noise_vector(noise.astype(np.float64), pattern)
+        power = y**2 / np.maximum((y**2).mean(1, keepdims=True), np.finfo(np.float64).tiny)
+        number = groups(noise.shape, pattern)
+        mean = np.bincount(number, power.mean(0)) / np.bincount(number)
+        return np.sqrt(mean).reshape(len(rings.channels), len(rings.radii))
+
+    def null_p_values(self, key: RingKey) -> Array:
+        """(n,) p of every null image for a key, whitened by the images of the other half."""
+        n = len(self.families)
+        p = np.empty(n)
+        for half in (0, 1):
+            own, other = np.arange(half, n, 2), np.arange(1 - half, n, 2)
+            whitening = None if key.pattern.kind == "zeros" else self.whitening(key.pattern, other)
+            p[own] = detect(self.noise[own].astype(np.float64), key, whitening=whitening).p_value
+        return p
+
+    def rate(self, key: RingKey, level: float, *, tests: int = 1) -> Rate:
+        """How often a key is found at a level where it is not, one test of several with p times their number."""
+        hits, n = int((self.null_p_values(key) * tests <= level).sum()), len(self.families)
+        bound = 1.0 if hits == n else float(stats.beta.ppf(CONFIDENCE, hits + 1, n - hits))
+        return Rate(hits, n, bound)
+
+    def check(self, settings: Settings, fingerprint: NDArray[np.float32]) -> None:
+        """Raise CalibrationError unless it was made like this, with this model."""
+        for name, made in asdict(self.settings).items():
+            now = asdict(settings)[name]
+            if name != "model" and made != now:
+                raise CalibrationError(f"the calibration was made with {name} {made}, not {now}")
+        if not same_model(self.fingerprint, fingerprint):
+            raise CalibrationError(f"the calibration was made with another model, {self.settings.model!r}")
+
+    def save(self, file: str | Path) -> None:
+        """Write a ``.safetensors`` file."""
+        tensors = {"noise": torch.from_numpy(self.noise), "fingerprint": torch.from_numpy(self.fingerprint)}
+        about = {"settings": asdict(self.settings), "families": self.families, "digest": digest(self)}
+        save_file(
+            tensors, file, {"format": "treering-calibration", "version": str(VERSION), "about": json.dumps(about)}
+        )
+
+    @classmethod
+    def load(cls, file: str | Path) -> Calibration:
+        """Read a file that :meth:`save` wrote.
+
+        Raises:
+            CalibrationError: if it is damaged, or of a newer version.
+            OSError: if it cannot be read.
+        """
+        damaged = CalibrationError(f"{file} is not a calibration, or was changed since it was written")
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                metadata = tensors.metadata() or {}
+                if metadata.get("format") != "treering-calibration":
+                    raise damaged
+                if int(metadata["version"]) > VERSION:
+                    raise CalibrationError(
+                        f"{file} was written by a newer treering (version {metadata['version']})"
+                    )
+                about = json.loads(metadata["about"])
+                settings = Settings(
+                    **about["settings"] | {"latent_shape": tuple(about["settings"]["latent_shape"])}
+                )
+                noise, fingerprint = (tensors.get_tensor(name).numpy() for name in ("noise", "fingerprint"))
+            expected = about["digest"]
+            found = cls(settings, fingerprint, noise, tuple(about["families"]))
+        except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise error if isinstance(error, CalibrationError) else damaged from None
+        if digest(found) != expected:
+            raise damaged
+        return found
+
+
+def digest(calibration: Calibration) -> str:
+    """SHA-256 of everything in a calibration."""
+    text = json.dumps([asdict(calibration.settings), calibration.families]).encode()
+    arrays = (calibration.fingerprint, calibration.noise)
+    return hashlib.sha256(b"".join([text, *(np.ascontiguousarray(a).tobytes() for a in arrays)])).hexdigest()

@@ -1,0 +1,85 @@
+"""Images without the mark, and the calibration that is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from inversion import LatentDiffusionModel
+from inversion.fingerprint import fingerprint
+from watermark.calibration import Calibration
+from watermark.generate import generate
+from watermark.keys import Pattern, RingKey
+from watermark.verify import Verifier
+
+UNMARKED, OTHER_KEY, GIVEN = "unmarked", "another key", "given"
+Null = tuple[str, str | Path | Image.Image]
+
+
+def generated_nulls(
+    model: LatentDiffusionModel,
+    prompts: Sequence[str],
+    count: int,
+    *,
+    seed: int,
+    guidance: float = 3.0,
+    steps: int = 50,
+    pattern: Pattern = Pattern(),  # noqa: B008 - frozen
+) -> Iterator[Null]:
+    """``count`` pictures of the model, every second one marked with a key that is thrown away.
+
+    Args:
+        model: the model.
+        prompts: used in turn.
+        count: of pictures.
+        seed: of the first one.
+        guidance: classifier-free guidance scale.
+        steps: of the sampler.
+        pattern: of the keys.
+    """
+    for i in range(count):
+        key = RingKey.generate(pattern) if i % 2 else None
+        settings = {"seed": seed + i, "steps": steps}
+        (made,) = generate(model, [prompts[i % len(prompts)]], key=key, guidance=guidance, **settings)  # type: ignore[arg-type]
+        yield (OTHER_KEY if i % 2 else UNMARKED), made.image
+
+
+def calibrate(
+    verifier: Verifier, nulls: Iterable[Null], progress: Callable[[int], None] | None = None
+) -> Calibration:
+    """Recover the noise of null images as a verifier does. Its keys and level play no part.
+
+    Images that a verifier would not test, unreadable or inconclusive ones, are left out.
+
+    Args:
+        verifier: with the model and the settings that the calibration is for.
+        nulls: (family, image).
+        progress: called after every image with the number of images done.
+
+    Raises:
+        CalibrationError: if fewer than two images could be tested.
+    """
+    families: list[str] = []
+    used, noise = [], []
+
+    def images() -> Iterator[str | Path | Image.Image]:
+        for family, image in nulls:
+            families.append(family)
+            yield image
+
+    for done, (_, z) in enumerate(verifier.examine(images()), 1):
+        if z is not None and bool(np.isfinite(z.numpy()).all()):
+            used.append(families[done - 1])
+            noise.append(z.numpy().astype(np.float16))
+        if progress is not None:
+            progress(done)
+    shape = (0, *verifier.model.latent_shape)
+    return Calibration(
+        settings=verifier.settings,
+        fingerprint=fingerprint(verifier.model),
+        noise=np.stack(noise) if noise else np.empty(shape, dtype=np.float16),
+        families=tuple(used),
+    )
