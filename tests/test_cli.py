@@ -15,6 +15,7 @@ import click
 import pytest
 
 from watermark import KeyStore, Pattern, cli_keys, cli_options, encryption, keys
+from watermark.calibration import Calibration
 from watermark.cli import cli, main
 
 WORDS, OTHER_WORDS = "correct horse", "battery staple"
@@ -71,6 +72,11 @@ def test_every_command_has_help_with_an_example_that_runs(path, command, workpla
         line += " --yes"
     if path == ("key", "encrypt"):
         monkeypatch.setenv("TREERING_PASSPHRASE", WORDS)
+    if path == ("calibrate",):
+        (workplace / "out").rename(workplace / "photographs")
+        assert run(line) == 0, capsys.readouterr()
+        assert Calibration.load(workplace / "sapling.safetensors").counts == {"given": 2}
+        return
     (workplace / "suspect.png").write_bytes((workplace / "out" / "marked-0.png").read_bytes())
     assert run(line) == 0, capsys.readouterr()
 

@@ -322,7 +322,7 @@ def calibrate(
     kind that will be verified. A false positive rate of 1e-3 is supported by 3,000 images of which none is one.
 
     \b
-    treering calibrate --generate 1000 -o sapling.safetensors
+    treering calibrate --images photographs/ -o sapling.safetensors
     treering calibrate --images photographs/ --generate 500 -o sapling.safetensors
     treering calibrate --images photographs/ --model stabilityai/sdxl-turbo -o turbo.safetensors
     """
