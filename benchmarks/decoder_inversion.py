@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from benchmarks import tiny_autoencoder
+from benchmarks.decoder_inversion_report import bars, draw, readme_table
 from benchmarks.latents import Pictures, generated, nmse, off_range, video
 from benchmarks.record import RESULTS, peak_memory, rate, resume, write
 from inversion import Autoencoder, LatentDiffusionModel, Solution, invert_decoder
@@ -251,132 +250,6 @@ def half_precision(x: Tensor, z: Tensor, steps: int) -> dict[str, Any]:
             "default": float(nmse(invert_decoder(ae, x, steps=steps, chunk_size=CHUNK).value, z).mean()),
         }
     return out
-
-
-def bars(result: dict[str, Any]) -> dict[str, Any]:
-    """The ratios that the README quotes. The default spends two more evaluations: its start and ``trust``."""
-    runs, cost = result["runs"], {k: v["cost"] for k, v in result["costs"].items()}
-    curves = {d: runs[f"{d} | anderson | 50"]["nmse within the radius"] for d in ("fp32", "bf16")}
-    end = {dtype: curve[STEPS["anderson"]] for dtype, curve in curves.items()}
-
-    def evaluations(dtype: str, level: float) -> int | None:
-        return next((k + 2 for k, v in enumerate(curves[dtype]) if v <= level), None)
-
-    def times_faster(dtype: str, level: float, spent: float) -> float | None:
-        needed = evaluations(dtype, level)
-        return None if needed is None else spent / (needed * cost[f"{dtype} anderson"])
-
-    out: dict[str, Any] = {
-        "default": end,
-        "bf16 loses": end["bf16"] - end["fp32"],
-        "bf16 speed": cost["fp32 anderson"] / cost["bf16 anderson"],
-    }
-    for name in ("gradient", "gradient, D clamped"):
-        if f"fp32 | {name} | 100" not in runs:
-            continue
-        curve = runs[f"fp32 | {name} | 100"]["nmse"]
-        level, meets = curve[-1], next((k for k, v in enumerate(curve) if v <= end["fp32"]), None)
-        spent = 100 * cost["fp32 gradient"]
-        out[f"{name}, 100 iterations"] = {
-            "nmse": level,
-            "evaluations of the default to reach it": evaluations("fp32", level),
-            "times faster": times_faster("fp32", level, spent),
-            "times faster, default in bf16": times_faster("bf16", level, spent),
-            "default below it by": level - end["fp32"],
-            "iterations until it meets the default": meets,
-            "default cheaper at that error, times": None
-            if meets is None
-            else meets * cost["fp32 gradient"] / ((STEPS["anderson"] + 2) * cost["fp32 anderson"]),
-        }
-    published = {k: v["nmse"] for k, v in runs.items() if k.startswith("fp32 | adam")}
-    best, name = min((min(curve), key) for key, curve in published.items())
-    out["adam, best of all its iterates"] = {
-        "nmse": best,
-        "run": name,
-        "evaluations": published[name].index(best) + 1,
-        "evaluations of the default to reach it": evaluations("fp32", best),
-        "default below it by": best - end["fp32"],
-        "default after 50 iterations below it by": best - curves["fp32"][-1],
-    }
-    return out
-
-
-def draw(result: dict[str, Any], path: Path) -> None:
-    """NMSE against cost, and the gain over the encoder on every picture of the survey."""
-    figure = Figure(figsize=(12, 4.8), dpi=120, layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    cost = {k: v["cost"] for k, v in result["costs"].items()}
-    colours = {
-        "anderson": "#1a7f37",
-        "adam": "#bf8700",
-        "gradient": "#cf222e",
-        "gradient, D clamped": "#fa8c7d",
-        "forward step, ρ = 0.5": "#0969da",
-        "inertial KM, α = 0.3": "#8250df",
-    }
-    for key, run in result["runs"].items():
-        dtype, name, steps = key.split(" | ")
-        if name not in colours or (name.startswith(("adam", "gradient")) and steps != "100"):
-            continue
-        part = "gradient" if name.startswith("gradient") else ("anderson" if name == "anderson" else "evaluation")
-        curve = run["nmse within the radius" if name == "anderson" else "nmse"]
-        at = (np.arange(len(curve)) + 1) * cost[f"{dtype} {part}"]
-        style = "-" if dtype == "fp32" else ":"
-        label = {"anderson": "Anderson (default)", "adam": "Adam on T (Hong et al.)"}.get(name, name)
-        left.plot(
-            at, curve, style, color=colours[name], label=f"{label}, {dtype}", lw=2.2 if name == "anderson" else 1.3
-        )
-    left.set(
-        xscale="log",
-        xlabel="cost, in evaluations of E∘D in float32",
-        ylabel="error of the latent, NMSE in dB",
-        title="Lower and further left is better",
-    )
-    left.legend(fontsize=7)
-    left.grid(alpha=0.3)
-    if "survey" in result:
-        gain = np.array(result["survey"]["gain"])
-        right.hist(gain, bins=40, color="#1a7f37", alpha=0.8)
-        right.axvline(0, color="#cf222e", lw=1)
-        share = result["survey"]["better"]
-        right.set(
-            xlabel="gain of the default over the encoder, dB",
-            ylabel="pictures",
-            title=f"better on {share['hits']} of {share['trials']} generated pictures",
-        )
-    figure.savefig(path)
-
-
-def readme_table(result: dict[str, Any]) -> str:
-    """The table that the README shows, in Markdown."""
-    cost = {k: v["cost"] for k, v in result["costs"].items()}
-    memory = result["memory"]
-    lines = [
-        "| method | iterations | NMSE of z, fp32 | NMSE of z, bf16 | cost, fp32 | peak memory, fp32 |",
-        "|---|---|---|---|---|---|",
-    ]
-    rows: list[tuple[str, str, int, int, str, str]] = [
-        ("encoder only", "anderson", 50, 0, "evaluation", ""),
-        ("**Anderson (default)**", "anderson", 50, STEPS["anderson"], "anderson", "anderson, default steps"),
-        *((f"the same, {n} iterations", "anderson", 50, n, "anderson", "") for n in (4, 50)),
-        ("forward step (Theorem 1), ρ = ½", "forward step, ρ = 0.5", 50, 50, "evaluation", ""),
-        ("inertial KM (Theorem 2), α = .3", "inertial KM, α = 0.3", 50, 50, "evaluation", ""),
-        ("Adam on T (published)", "adam", 100, 100, "evaluation", "adam"),
-        ("gradient descent (published)", "gradient", 100, 100, "gradient", "gradient"),
-        ("gradient descent, D clamped", "gradient, D clamped", 100, 100, "gradient", "gradient"),
-    ]
-    for title, name, steps, at, part, peak in rows:
-        if f"fp32 | {name} | {steps}" not in result["runs"]:
-            continue
-        cells = []
-        for dtype in ("fp32", "bf16"):
-            run = result["runs"].get(f"{dtype} | {name} | {steps}")
-            curve = None if run is None else run["nmse within the radius" if name == "anderson" else "nmse"]
-            cells.append("–" if curve is None else f"{curve[min(at, len(curve) - 1)]:.1f} dB".replace("-", "−"))
-        spent = (at + 2 * (part == "anderson")) * cost[f"fp32 {part}"] if at else 0
-        used = "" if not peak else f"{memory['fp32'][peak]['of one decode']:.2f} × a decode"
-        lines.append(f"| {title} | {at} | {cells[0]} | {cells[1]} | {spent:.0f} | {used} |")
-    return "\n".join(lines)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -183,7 +183,8 @@ def bars(result: dict[str, Any]) -> dict[str, Any]:
     few, many = (f"{m} | unknown | decoder inversion" for m in ("midpoint | 10", "naive | 50"))
     if few in found and many in found:
         a, b = (column(found[k], "log10 p") for k in (few, many))
-        only_few, only_many = (int(((u <= -6) & (v > -6)).sum()) for u, v in ((a, b), (b, a)))
+        level = np.log10(LEVEL)
+        only_few, only_many = (int(((u <= level) & (v > level)).sum()) for u, v in ((a, b), (b, a)))
         out["few steps against 50 naive ones"] = {
             "found by few only": only_few,
             "found by 50 only": only_many,

@@ -133,7 +133,7 @@ def invert_diffusion(
         prompt: as for :func:`sample`. That of a suspect picture is rarely known, so the default is none.
         guidance: as for :func:`sample`; 1 unless the prompt and the scale are known.
         evaluations: of the network for every step, at most, for the methods that iterate; None is 20 for
-            ``implicit``, which needs about three on average, and 50 for the published ones. For ``shooting`` the
+            ``implicit``, which rarely needs all of them, and 50 for the published ones. For ``shooting`` the
             number of its iterations, 3, of two evaluations a step each.
         progress: called after every step with the steps done and their number.
 
@@ -194,10 +194,11 @@ def run(
 def choose(schedule: Schedule) -> str:
     """The default method: ``midpoint``, or ``implicit`` for a single step.
 
-    A latent that was recovered from a picture has errors. Undoing the sampler exactly amplifies them more than it
-    gains, whether the prompt is known or not, and 10 steps along the ODE come as near to the noise as 50, see
-    ``benchmarks/diffusion_inversion.py``. A one-step model is another matter: it is defined by its step, which is
-    solved. For latents that are known exactly, along with prompt, guidance and steps, choose ``implicit`` yourself.
+    A latent that was recovered from a picture has errors. In trials on Sapling, undoing the sampler exactly
+    amplified them more than it gained, whether the prompt was known or not, and 10 steps along the ODE came as near
+    to the noise as 50; ``benchmarks/diffusion_inversion.py`` measures it. A one-step model is another matter: it is
+    defined by its step, which is solved. For latents that are known exactly, along with prompt, guidance and steps,
+    choose ``implicit`` yourself.
     """
     if len(schedule.steps) == 1 and abs(coefficients(schedule.kind, *schedule.steps[0])[0]) > 1e-6:
         return "implicit"

@@ -17,8 +17,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from inversion.exact import joined, solve_step
-from inversion.sampling import Field, Progress, all_rows, divisible, silent
+from inversion.exact import joined, solve_step, step_residual
+from inversion.sampling import Field, Progress, all_rows, divisible, naive, silent
 from inversion.schedule import Level, Schedule, coefficients
 from inversion.solvers import Solution
 
@@ -101,13 +101,7 @@ def dpm_invert(
             earlier = fine_naive(field, start, schedule, t, before, fine)
             f = field(earlier, before.t, rows)
             offset, spent = weight * predicted_sample(schedule.kind, before, earlier, f), 2 * fine + 1
-
-        def residual(
-            y: Tensor, rows: Tensor, t: Level = t, p: float = p, q: float = q, at: Tensor = z + offset
-        ) -> tuple[Tensor, Tensor]:
-            error = y + (q * field(y, t.t, rows) - at[rows]) / p
-            return error, error
-
+        residual = step_residual(field, t.t, p, q, z + offset)
         part = solve_step(residual, start, max(evaluations - spent, 1))
         parts.append(replace(part, evaluations=part.evaluations + spent))
         z = part.value
@@ -117,9 +111,5 @@ def dpm_invert(
 
 def fine_naive(field: Field, z: Tensor, schedule: Schedule, s: Level, t: Level, fine: int) -> Tensor:
     """From level s up to t in a few naive steps."""
-    levels = [s, *(schedule.between(s, t, i / fine) for i in range(1, fine)), t]
-    rows = all_rows(z)
-    for low, high in pairwise(levels):
-        p, q = coefficients(schedule.kind, low, high)
-        z = p * z + q * field(z, low.t, rows)
-    return z
+    levels = [t, *(schedule.between(s, t, i / fine) for i in range(fine - 1, 0, -1)), s]
+    return naive(field, z, replace(schedule, steps=tuple(pairwise(levels))))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from inversion.anderson import anderson
 from inversion.sampling import Field, Progress, all_rows, invertible, silent
-from inversion.schedule import Level, Schedule
+from inversion.schedule import Schedule
 from inversion.solvers import Residual, Solution, State, Stop, forward_step, rms, solve
 
 MEMORY = 8
@@ -24,12 +24,11 @@ TOLERANCE = 1e-5
 the way to the noise."""
 
 
-def step_residual(field: Field, schedule: Schedule, t: Level, s: Level, z_s: Tensor) -> Residual:
-    """T of one step, which is its own error."""
-    p, q = invertible(schedule.kind, t, s)
+def step_residual(field: Field, t: float, p: float, q: float, target: Tensor, scale: float = 1.0) -> Residual:
+    """T of a step P z + Q f(z, t) = target, which is its own error, times a scale."""
 
     def residual(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        error = z + (q * field(z, t.t, rows) - z_s[rows]) / p
+        error = scale * (z + (q * field(z, t, rows) - target[rows]) / p)
         return error, error
 
     return residual
@@ -40,8 +39,8 @@ def implicit(
 ) -> Solution:
     """Solve every step by Anderson acceleration from a warm start, with damped forward steps as a fallback.
 
-    The start is where the prediction of the previous step leads, or the line through the previous two. Most steps
-    are solved within three evaluations; the limit matters for the few near z_0 where the network changes fast.
+    The start is where the prediction of the previous step leads. Most steps are solved within a few evaluations;
+    the limit matters for those near z_0 where the network changes fast.
 
     Args:
         field: the network.
@@ -54,17 +53,14 @@ def implicit(
         A :class:`Solution`: ``residual`` and ``merit`` are the largest residual of any step, RMS of T; ``history``
         (steps, B) has that of every step, that next to z_0 first.
     """
-    z, before = z_0, None
+    z, parts = z_0, []
     f: Tensor | None = None
-    parts = []
     for k, (t, s) in enumerate(reversed(schedule.steps), 1):
         p, q = invertible(schedule.kind, t, s)
-        guess = None if f is None else f if before is None else 2 * f - before
-        start = z if guess is None else (z - q * guess) / p
-        residual = step_residual(field, schedule, t, s, z)
-        part = solve_step(residual, start, evaluations)
+        start = z if f is None else (z - q * f) / p
+        part = solve_step(step_residual(field, t.t, p, q, z), start, evaluations)
         if q:
-            f, before = (z - p * part.value) / q, f
+            f = (z - p * part.value) / q
         z = part.value
         parts.append(part)
         progress(k, len(schedule.steps))
@@ -109,13 +105,7 @@ def backward_euler(
     for k, (t, s) in enumerate(reversed(schedule.steps), 1):
         p, q = invertible(schedule.kind, t, s)
         start = (z - q * field(z, t.t, rows)) / p
-
-        def residual(
-            y: Tensor, rows: Tensor, at: Level = t, z_s: Tensor = z, p: float = p, q: float = q
-        ) -> tuple[Tensor, Tensor]:
-            error = p * y + q * field(y, at.t, rows) - z_s[rows]
-            return error, error
-
+        residual = step_residual(field, t.t, p, q, z, scale=p)
         part = solve(residual, start, plateau_step, Stop(max(evaluations - 2, 0), tolerance))
         parts.append(replace(part, evaluations=part.evaluations + 1))
         z = part.value

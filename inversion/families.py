@@ -20,7 +20,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from inversion.autoencoder import from_diffusers
 from inversion.model import Conditions, LatentDiffusionModel
-from inversion.schedule import STOCHASTIC
+from inversion.schedule import draws_noise
 from inversion.video_families import animate_diff, cogvideox, stable_video_diffusion, wan
 
 
@@ -288,7 +288,7 @@ def wrap(pipe: Any, name: str, family: str | None = None) -> LatentDiffusionMode
             part.eval()
             if part.device.type == "meta":
                 raise ValueError("the weights are offloaded one by one; use enable_model_cpu_offload() instead")
-    if type(pipe.scheduler).__name__ in STOCHASTIC:
+    if draws_noise(pipe.scheduler):
         warnings.warn(
             f"{type(pipe.scheduler).__name__} draws noise in every step, which drowns a mark in the first one; "
             "it is read as deterministic. Pictures that the pipeline itself makes need another scheduler, such as "

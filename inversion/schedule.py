@@ -150,9 +150,8 @@ def make_schedule(scheduler: Any, steps: int, **settings: Any) -> Schedule:  # n
     train_steps = int(config.num_train_timesteps)
     if not 1 <= steps <= train_steps:
         raise ValueError(f"steps must be between 1 and {train_steps}, got {steps}")
-    own = {
-        k: v for k, v in config.items() if not k.startswith("_")
-    }  # with the defaults of this class, not of another
+    # not its private keys, which would have the defaults of the class that reads them in the place of its own
+    own = {key: value for key, value in config.items() if not key.startswith("_")}
     if name in SIGMA_LIKE:
         schedule = from_sigmas(type(scheduler).from_config(config), kind, steps, settings)
     elif name in EULER_LIKE:
@@ -163,6 +162,12 @@ def make_schedule(scheduler: Any, steps: int, **settings: Any) -> Schedule:  # n
     if kind == "epsilon" and schedule.steps[0][0].alpha < 1e-6:
         raise ValueError("zero terminal signal-to-noise ratio needs a network that predicts v or the sample, not ε")
     return schedule
+
+
+def draws_noise(scheduler: Any) -> bool:  # noqa: ANN401
+    """Whether a scheduler adds new noise in every step, in which a mark in the first noise drowns."""
+    names = {kind.__name__ for kind in type(scheduler).__mro__}
+    return bool(names & set(STOCHASTIC)) or str(scheduler.config.get("algorithm_type")).startswith("sde-")
 
 
 def from_sigmas(scheduler: Any, kind: str, steps: int, settings: dict[str, Any]) -> Schedule:  # noqa: ANN401

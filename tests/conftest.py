@@ -49,3 +49,12 @@ def folder(tmp_path_factory, marked, unmarked):
         for i, image in enumerate(images):
             image.save(path / f"{name}-{i}.png")
     return path
+
+
+@pytest.fixture
+def one_thread():
+    """For tiny networks, in which threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

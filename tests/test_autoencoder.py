@@ -43,13 +43,7 @@ SIZES = {  # channels, factor, frame_factor
 every = pytest.mark.parametrize(("name", "build"), tiny.ALL, ids=[name for name, _ in tiny.ALL])
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads only wait for each other in networks this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def column(values):

@@ -7,7 +7,7 @@ from scipy import stats
 
 from inversion.fingerprint import fingerprint, same_model
 from watermark import Pattern, RingKey
-from watermark.calibration import Calibration, CalibrationError, Settings
+from watermark.calibration import Calibration, CalibrationError, Settings, false_positives
 from watermark.rings import rings_for
 
 SHAPE = (4, 32, 32)
@@ -60,13 +60,12 @@ def test_rates_have_the_bound_of_clopper_and_pearson():
     made, key = calibration(500), RingKey(bytes(32), Pattern("dense"))
     p = made.null_p_values(key)
     for level in (0.5, 0.05, 1e-9):
-        rate = made.rate(key, level)
+        rate = false_positives(p, level)
         assert (rate.hits, rate.images) == ((p <= level).sum(), 500)
         assert rate.bound == pytest.approx(stats.binomtest(rate.hits, 500).proportion_ci(0.9, "exact").high)
-    assert made.rate(key, 0.5, tests=10).hits == (10 * p <= 0.5).sum()
-    assert made.rate(key, 1e-9).bound == pytest.approx(made.smallest_level)
+    assert false_positives(p, 1e-9).bound == pytest.approx(made.smallest_level)
     assert made.smallest_level == pytest.approx(3 / 500, rel=0.01)
-    assert made.rate(key, 1.0).bound == 1.0
+    assert false_positives(p, 1.0).bound == 1.0
     assert made.counts == {"photographs": 125, "unmarked": 375}
 
 

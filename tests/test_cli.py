@@ -159,10 +159,12 @@ def test_revoking_from_the_command_line(desk, capsys):
     assert run("treering key import alice.key") == 0
     store = KeyStore(desk / "keys.db")
     assert store.entry("alice").revoked == revoked
-    store.create("bob")
+    store.create("bob", model="sapling")
     with pytest.raises(cli_options.Trouble, match="'alice' is revoked since"):
-        cli_options.marking_key(store, "alice")
-    assert cli_options.marking_key(store, "bob") == store.get("bob")
+        cli_options.marking_key(store, "alice", "sapling")
+    assert cli_options.marking_key(store, "bob", "sapling") == store.get("bob")
+    with pytest.raises(cli_options.Trouble, match="'bob' is meant for the model 'sapling', not 'other'"):
+        cli_options.marking_key(store, "bob", "other")
     told(capsys)
     cli_options.warn_of_revoked(store, ["alice", "bob"])
     assert capsys.readouterr().err == f"treering: warning: the key 'alice' is revoked since {revoked}\n"

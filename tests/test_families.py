@@ -5,6 +5,7 @@ import torch
 from diffusers import (
     DDPMPipeline,
     DDPMScheduler,
+    DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     UNet2DModel,
     UniPCMultistepScheduler,
@@ -24,13 +25,7 @@ STEPS = 5
 every = pytest.mark.parametrize("name", tiny.ALL)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads only wait for each other in networks this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
@@ -237,11 +232,18 @@ def test_guidance_of_a_video_grows_over_its_frames_whatever_their_number():
         assert model.guidance_weights(3.0, (1, 4, frames_, 16, 16)).flatten().tolist() == weights
 
 
+@pytest.mark.filterwarnings("error:.*draws noise")
 def test_a_scheduler_that_draws_noise_is_warned_of():
     pipe = tiny.sd()
-    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
-    with pytest.warns(UserWarning, match="EulerAncestralDiscreteScheduler draws noise"):
-        LatentDiffusionModel.from_pipeline(pipe)
+    LatentDiffusionModel.from_pipeline(pipe)
+    config = pipe.scheduler.config
+    for scheduler in (
+        EulerAncestralDiscreteScheduler.from_config(config),
+        DPMSolverMultistepScheduler.from_config(config, algorithm_type="sde-dpmsolver++"),
+    ):
+        pipe.scheduler = scheduler
+        with pytest.warns(UserWarning, match=f"{type(scheduler).__name__} draws noise"):
+            LatentDiffusionModel.from_pipeline(pipe)
 
 
 def test_guidance_below_one_is_none_as_in_the_pipelines():

@@ -283,10 +283,14 @@ def test_a_plain_store_refuses_a_passphrase_once_it_has_keys(store):
 
 
 def test_a_passphrase_is_the_same_however_its_letters_are_composed(tmp_path):
-    KeyStore(tmp_path / "keys.db", "caf\u00e9").create("alice")
-    KeyStore(tmp_path / "keys.db", "cafe\u0301").get("alice")
-    KeyStore(tmp_path / "raw.db", os.fsdecode(b"\xff\xfe")).create("alice")
-    KeyStore(tmp_path / "raw.db", os.fsdecode(b"\xff\xfe")).get("alice")
+    for name, written, read in (
+        ("keys.db", "caf\u00e9", "cafe\u0301"),
+        ("raw.db", os.fsdecode(b"\xff\xfe"), os.fsdecode(b"\xff\xfe")),
+    ):
+        made = KeyStore(tmp_path / name, written).create("alice")
+        assert KeyStore(tmp_path / name, read).get("alice").id == made.id
+    with pytest.raises(KeyStoreError, match="wrong passphrase"):
+        KeyStore(tmp_path / "keys.db", "cafe").get("alice")
 
 
 def test_encrypted_secrets_are_bound_to_their_records(locked):

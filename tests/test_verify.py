@@ -8,6 +8,7 @@ from PIL import Image
 
 from inversion import LatentDiffusionModel
 from watermark import Pattern, RingKey, Verifier, detect, watermarked_noise
+from watermark.calibration import false_positives
 from watermark.demo import jpeg, photographs
 from watermark.generate import file_name, generate
 from watermark.images import fit, from_image
@@ -218,7 +219,7 @@ def test_a_calibration_whitens_and_counts(sapling, alice, marked, unmarked, fold
     (verdict,) = calibrated.verify(marked[:1])
     z = calibrated.recover_noise(fit(from_image(marked[0]), (128, 128))[0][None])
     assert verdict.p_value == pytest.approx(detect(z, alice, whitening=made.whitening(alice.pattern)).p_value[0])
-    rate = made.rate(alice, verdict.p_value)
+    rate = false_positives(made.null_p_values(alice), verdict.p_value)
     assert (verdict.null_hits, verdict.null_images, verdict.fpr_bound) == (rate.hits, 9, rate.bound)
     (without,) = plain.verify(marked[:1])
     assert (without.null_hits, without.null_images, without.fpr_bound) == (None, None, None)

@@ -131,12 +131,6 @@ class Calibration:
             p[own] = detect(self.noise[own].astype(np.float64), key, whitening=whitening).p_value
         return p
 
-    def rate(self, key: RingKey, level: float, *, tests: int = 1) -> Rate:
-        """How often a key is found at a level where it is not, one test of several with p times their number."""
-        hits, n = int((self.null_p_values(key) * tests <= level).sum()), len(self.families)
-        bound = 1.0 if hits == n else float(stats.beta.ppf(CONFIDENCE, hits + 1, n - hits))
-        return Rate(hits, n, bound)
-
     def check(self, settings: Settings, fingerprint: NDArray[np.float32]) -> None:
         """Raise CalibrationError unless it was made like this, with this model."""
         for name, made in asdict(self.settings).items():
@@ -184,6 +178,12 @@ class Calibration:
         if digest(found) != expected:
             raise damaged
         return found
+
+
+def false_positives(null_p: Array, level: float) -> Rate:
+    """How often a key is found at a level where it is not, from :meth:`Calibration.null_p_values` (n,)."""
+    hits, n = int((null_p <= level).sum()), len(null_p)
+    return Rate(hits, n, 1.0 if hits == n else float(stats.beta.ppf(CONFIDENCE, hits + 1, n - hits)))
 
 
 def digest(calibration: Calibration) -> str:

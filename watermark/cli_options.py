@@ -16,8 +16,18 @@ if TYPE_CHECKING:
     from watermark.keys import RingKey
     from watermark.keystore import KeyStore
 
-TROUBLE = 2
+CARRIED, NOT_CARRIED, TROUBLE = 0, 1, 2
+FPR = 1e-6
 FILE_IN_META = "watermark.passphrase_file"
+
+
+fpr_option = click.option(
+    "--fpr",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=FPR,
+    show_default=True,
+    help="Call an image watermarked if its p-value, corrected for all that was looked at, is at most this.",
+)
 
 
 class Trouble(click.ClickException):
@@ -161,11 +171,13 @@ def new_passphrase(what: str, variable: str) -> str:
     return click.prompt(f"New passphrase of {what}", hide_input=True, confirmation_prompt=True, err=True)
 
 
-def marking_key(store: KeyStore, name: str) -> RingKey:
-    """A key to mark pictures with. Raises Trouble if it is revoked."""
-    revoked = store.entry(name).revoked
-    if revoked is not None:
-        raise Trouble(f"the key {name!r} is revoked since {revoked}: it can be verified, not embedded")
+def marking_key(store: KeyStore, name: str, model: str) -> RingKey:
+    """A key to mark pictures of a model with. Raises Trouble if it is revoked, or meant for another model."""
+    entry = store.entry(name)
+    if entry.revoked is not None:
+        raise Trouble(f"the key {name!r} is revoked since {entry.revoked}: it can be verified, not embedded")
+    if entry.model and entry.model != model:
+        raise Trouble(f"the key {name!r} is meant for the model {entry.model!r}, not {model!r}")
     return store.get(name)
 
 

@@ -12,7 +12,7 @@ from inversion import LatentDiffusionModel
 from inversion.fingerprint import fingerprint
 from watermark.calibration import Calibration
 from watermark.generate import generate
-from watermark.keys import Pattern, RingKey
+from watermark.keys import RingKey
 from watermark.verify import Verifier
 
 UNMARKED, OTHER_KEY, GIVEN = "unmarked", "another key", "given"
@@ -27,7 +27,6 @@ def generated_nulls(
     seed: int,
     guidance: float = 3.0,
     steps: int = 50,
-    pattern: Pattern = Pattern(),  # noqa: B008 - frozen
 ) -> Iterator[Null]:
     """``count`` pictures of the model, every second one marked with a key that is thrown away.
 
@@ -38,12 +37,10 @@ def generated_nulls(
         seed: of the first one.
         guidance: classifier-free guidance scale.
         steps: of the sampler.
-        pattern: of the keys.
     """
     for i in range(count):
-        key = RingKey.generate(pattern) if i % 2 else None
-        settings = {"seed": seed + i, "steps": steps}
-        (made,) = generate(model, [prompts[i % len(prompts)]], key=key, guidance=guidance, **settings)  # type: ignore[arg-type]
+        key, prompt = RingKey.generate() if i % 2 else None, prompts[i % len(prompts)]
+        (made,) = generate(model, [prompt], key=key, seed=seed + i, guidance=guidance, steps=steps)
         yield (OTHER_KEY if i % 2 else UNMARKED), made.image
 
 

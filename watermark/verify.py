@@ -19,7 +19,7 @@ from torch import Tensor
 
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion
 from inversion.fingerprint import fingerprint
-from watermark.calibration import Calibration, Settings
+from watermark.calibration import Calibration, Settings, false_positives
 from watermark.detection import detect
 from watermark.images import ImageError, Picture, fit, from_image, read_picture, why_inconclusive
 from watermark.keys import Pattern, RingKey
@@ -44,10 +44,11 @@ class Verdict:
         keys_tried: number of keys that p_value is corrected for.
         transforms_tried: number of transformations that it is corrected for.
         transform: what was undone to see the key, in words; empty for nothing.
-        null_hits: how many null images of the calibration fit this key as well; None without a calibration.
+        null_hits: how many null images of the calibration fit this key as well, as they are, nothing undone; None
+            without a calibration.
         null_images: how many there are.
-        fpr_bound: so the rate of false positives of this key at this p_value is at most this, at 95 % confidence,
-            for images like those. Larger than p_value unless there are very many.
+        fpr_bound: so the rate at which this key alone is found in such images, at this fit and nothing undone, is
+            at most this, at 95 % confidence. Larger than p_value unless there are very many.
         reason: why there is no verdict, or empty.
         warnings: what was not plain about the file, and how it was fitted to the model.
         sha256: of the file's bytes, or empty.
@@ -171,29 +172,43 @@ class Verifier:
         ]
 
     @cached_property
-    def _by_pattern(self) -> tuple[tuple[Pattern, list[str], NDArray[np.float64]], ...]:
-        """The keys of every pattern: their names, and their directions (N, d)."""
+    def _null_p(self) -> dict[str, NDArray[np.float64]]:
+        """P of all null images for the keys that were asked for so far."""
+        return {}
+
+    @cached_property
+    def _by_pattern(self) -> tuple[Group, ...]:
+        """The keys of every pattern."""
         shape = (1, *self.model.latent_shape)
         groups: dict[Pattern, list[str]] = {}
         for name, key in self.keys.items():
             groups.setdefault(key.pattern, []).append(name)
         return tuple(
-            (pattern, names, key_matrix([self.keys[name] for name in names], shape))
+            Group(
+                pattern,
+                tuple(names),
+                key_matrix([self.keys[name] for name in names], shape),
+                None
+                if self.calibration is None or pattern.kind == "zeros"
+                else self.calibration.whitening(pattern),
+            )
             for pattern, names in groups.items()
         )
 
     def _search(self, z: NDArray[np.floating]) -> list[Found]:
         """The best of all keys through all transformations, for noise (B, C, h, w), B ≥ 0."""
         best = [Found("", 2.0, 0.0, "")] * len(z)
-        for pattern, names, directions in self._by_pattern if len(z) else ():
-            if pattern.kind == "zeros":
-                test = detect(z, self.keys[names[0]])
-                fits = [Found(names[0], p, r, "") for p, r in zip(test.p_value, test.rho, strict=True)]
+        for group in self._by_pattern if len(z) else ():
+            if group.pattern.kind == "zeros":
+                test = detect(z, self.keys[group.names[0]])
+                fits = [Found(group.names[0], p, r, "") for p, r in zip(test.p_value, test.rho, strict=True)]
             else:
-                whitening = None if self.calibration is None else self.calibration.whitening(pattern)
-                matches = search_vectors(z.astype(np.float64), directions, pattern, self.transforms, whitening)
+                matches = search_vectors(
+                    z.astype(np.float64), group.directions, group.pattern, self.transforms, group.whitening
+                )
                 fits = [
-                    Found(names[m.key], m.single_p_value, m.rho, str(self.transforms[m.transform])) for m in matches
+                    Found(group.names[m.key], m.single_p_value, m.rho, str(self.transforms[m.transform]))
+                    for m in matches
                 ]
             best = [min(pair, key=lambda f: f.p_value) for pair in zip(best, fits, strict=True)]
         return best
@@ -205,11 +220,11 @@ class Verifier:
             return Verdict(item.name, INCONCLUSIVE, reason=reason, warnings=notes, sha256=digest)
         family = len(self.keys) * len(self.transforms)
         corrected = min(1.0, float(found.p_value) * family)
-        nulls = (
-            None
-            if self.calibration is None
-            else self.calibration.rate(self.keys[found.key], corrected, tests=family)
-        )
+        nulls = None
+        if self.calibration is not None:
+            if found.key not in self._null_p:
+                self._null_p[found.key] = self.calibration.null_p_values(self.keys[found.key])
+            nulls = false_positives(self._null_p[found.key], float(found.p_value))
         return Verdict(
             name=item.name,
             status=WATERMARKED if corrected <= self.fpr else NOT_DETECTED,
@@ -225,6 +240,16 @@ class Verifier:
             warnings=notes,
             sha256=digest,
         )
+
+
+@dataclass(frozen=True)
+class Group:
+    """Keys of one pattern, their directions (N, d), and what their coordinates are divided by."""
+
+    pattern: Pattern
+    names: tuple[str, ...]
+    directions: NDArray[np.float64]
+    whitening: NDArray[np.float64] | None
 
 
 @dataclass(frozen=True)
