@@ -1,14 +1,18 @@
 """What the benchmarks measure with."""
 
+import numpy as np
 import pytest
 import torch
 
+from benchmarks import identification
 from benchmarks.decoder_inversion import errors_along
 from benchmarks.latents import generated, nmse, off_range, round_to_8_bits, video
 from benchmarks.record import peak_memory
 from inversion.solvers import Stop, forward_step
 from tests.problems import linear_autoencoder
 from tests.test_solvers import linear, matrices
+from watermark.foreign import detect_array
+from watermark.search import IDENTITY, Transform
 
 
 def test_nmse_is_in_decibels():
@@ -63,3 +67,36 @@ def test_errors_along_a_path_are_those_of_its_iterates():
 def test_peak_memory_counts_tensors():
     assert 4_000_000 <= peak_memory(lambda: torch.zeros(1_000_000)) < 4_100_000
     assert 8_000_000 <= peak_memory(lambda: torch.zeros(1_000_000) + 1) < 8_100_000
+
+
+def test_keys_are_identified_in_the_noise_that_carries_them(sapling):
+    keys = identification.all_keys(64, sapling.latent_shape)
+    noise = {kind: identification.marked_noise(sapling, kind, 40).double().numpy() for kind in identification.KINDS}
+    for test in identification.TESTS[:4]:
+        for z, transforms in (
+            (noise[test], IDENTITY),
+            (noise[test][..., ::-1], (Transform(), Transform(flip=True))),
+        ):
+            placed = identification.place(keys[test], z, 40, transforms, (32, 64))
+            assert [first for first, _ in placed] == [True, True]
+            assert placed[1][1] == 2 * placed[0][1]
+        assert not identification.place(keys[test], noise[test], 41, IDENTITY, (64,))[0][0]
+        assert keys[test].test(noise["unmarked"], IDENTITY)[0].min() > 1e-4
+    p, best = keys["tree-ring"].test(noise["tree-ring"], IDENTITY)
+    foreign = [detect_array(noise["tree-ring"], identification.their_key(i, sapling.latent_shape)) for i in (3, 40)]
+    np.testing.assert_allclose(p[[3, 40]], [d.p_value[0] for d in foreign], rtol=1e-6)
+    assert best == 40
+    key = identification.their_key(40, sapling.latent_shape)
+    distance, _ = keys["tree-ring, L1"].test(noise["tree-ring"], IDENTITY)
+    spectrum = np.fft.fft2(noise["tree-ring"][0])
+    assert distance[40] == pytest.approx(np.abs(spectrum - key.values)[key.mask].mean())
+
+
+def test_averages_are_over_conditions_and_their_intervals_over_pictures():
+    value = identification.bootstrap(np.array([0.0, 0.5, 1.0, 1.0] * 12))
+    assert value["mean"] == pytest.approx(0.625)
+    assert value["ci95"] == pytest.approx(
+        [0.625 - 1.96 * 0.4146 / 48**0.5, 0.625 + 1.96 * 0.4146 / 48**0.5], abs=0.02
+    )
+    assert all(name in identification.ATTACKS for name in identification.CONDITIONS[1:])
+    assert all(set(names) <= set(identification.CONDITIONS) for names in identification.AVERAGES.values())

@@ -1,0 +1,543 @@
+"""Which of many keys does a picture carry? Four patterns under the attacks of RingID, with up to 10,000 keys.
+
+    python -m benchmarks.identification            48 pictures of each kind, about an hour on two cores; resumes
+    python -m benchmarks.identification --quick    2 of each, few keys, the encoder alone; a minute
+
+Every pattern marks pictures of the same prompts and seeds, and every attack does the same to each of them. Each
+attacked picture is inverted once, without prompt or key. The recovered noise is kept in ``identification.npz``, so
+that without ``identification.json`` the analysis is done anew, but no picture is.
+
+A picture is *identified* if its key has the smallest p of a family of N keys, and *verified* if that p is at most
+1e-6 besides, corrected for all keys and transformations. Both are measured with the noise as it is, and searched
+through mirrorings, angles and crops. Pictures without a mark say how often any key is found where there is none.
+
+Beside our patterns stand the rings of Wen et al. 2023 (https://arxiv.org/abs/2305.20030), complex values in one
+channel that replace those of the noise: ten of them up to 10 cycles across the picture, as there. (Half the radius,
+in proportion to the latent, would hold half the values, and does worse.) They are told apart by the smallest L1
+distance, as there, and by our statistic, whose p takes the noise to be white for such keys.
+
+Published figures are those of Ci et al. 2024 (https://arxiv.org/abs/2404.14055) for Stable Diffusion 2.1. Their
+code averages over clean pictures and the six attacks together, and crops the width alone: so does the average "as
+published" here, while that over "six attacks" has square crops and no clean pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import click
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from benchmarks.attacks import ATTACKS, SIX
+from benchmarks.record import RESULTS, rate, resume, write
+from inversion import LatentDiffusionModel, sample
+from inversion.model import data_folder
+from watermark.detection import TINY, angle_test
+from watermark.features import Array
+from watermark.foreign import ArrayKey, Complex, conjugate_bins, tree_ring_key
+from watermark.generate import initial_noise, to_images
+from watermark.images import fit, from_image
+from watermark.keys import Pattern, RingKey
+from watermark.search import IDENTITY, Transform, key_matrix, search_vectors, transforms_of, views
+from watermark.verify import Verifier
+
+OURS = ("dense", "rings", "levels")
+KINDS = (*OURS, "tree-ring", "unmarked")
+TESTS = (*OURS, "tree-ring", "tree-ring, L1")
+CONDITIONS = ("clean", *SIX, "crop of the width", "rotation 77.5°", "crop 0.775", "blur 8")
+AVERAGES = {
+    "six attacks": SIX,
+    "as published": ("clean", *("crop of the width" if name == "crop 0.75" else name for name in SIX)),
+}
+SEARCHES = ("as it is", "searched")
+PUBLISHED = {
+    ("RingID", 32): (1.00, 0.93),
+    ("RingID", 2048): (1.00, 0.82),
+    ("tree-ring", 32): (0.79, 0.40),
+    ("tree-ring", 2048): (0.20, 0.07),
+}
+"""(method, keys) → identified, clean and on average, as published."""
+
+LEVEL, SEED, GUIDANCE, BATCH = 1e-6, 11, 3.0, 8
+Cell = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How much is measured."""
+
+    quick: bool
+    pictures: int
+    steps: int
+    decoder: str
+    inversion_steps: int
+    families: tuple[int, ...]
+
+    @property
+    def noise_settings(self) -> dict[str, Any]:
+        """What the recovered noise depends on."""
+        return {
+            "pictures": self.pictures,
+            "seed": SEED,
+            "quick": self.quick,
+            "steps of generation": self.steps,
+            "guidance": GUIDANCE,
+            "decoder": self.decoder,
+            "steps of inversion": self.inversion_steps,
+        }
+
+
+FULL = Run(False, 48, 25, "anderson", 10, (32, 128, 2048, 10_000))
+QUICK = Run(True, 2, 4, "encoder", 2, (32, 128))
+
+
+def places() -> tuple[Transform, ...]:
+    """What the search undoes: either mirroring and 72 angles, or a crop of one of six shares from anywhere.
+
+    A crop of share c leaves its middle within ±16 (1 − c) latent pixels of the picture's, of 32. Whole pixels are
+    tried, and shares in steps of 0.05, so that along either side nothing is off by more than half a pixel for its
+    place and 16 · 0.025 = 0.4 for its size; the finest marked structure, 10 cycles, is 3.2 long. Pictures turned
+    *and* cropped would take the product of both, and are not looked for.
+    """
+    crops = [
+        Transform(shift=moved.shift, crop=share)
+        for share in (0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+        for moved in transforms_of(shifts=math.ceil(round(16 * (1 - share), 9)))
+    ]
+    return (*transforms_of(72, mirrored=True), *crops)
+
+
+class Keys(Protocol):
+    """N keys of one kind."""
+
+    def test(
+        self, z: Array, transforms: Sequence[Transform], rows: NDArray[np.int64] | None = None
+    ) -> tuple[Array, int]:
+        """How badly every key fits noise (1, C, h, w), (N,), and which fits best.
+
+        Where keys have p-values, a misfit is p, corrected for the transformations. ``rows`` are the keys to test.
+        """
+
+
+@dataclass(frozen=True)
+class OurKeys:
+    """Keys of a pattern as unit vectors (N, d)."""
+
+    pattern: Pattern
+    directions: Array
+
+    def test(
+        self, z: Array, transforms: Sequence[Transform], rows: NDArray[np.int64] | None = None
+    ) -> tuple[Array, int]:
+        """By the search of the library."""
+        chosen = self.directions if rows is None else self.directions[rows]
+        (match,) = search_vectors(z, chosen, self.pattern, transforms)
+        return match.per_key, match.key
+
+
+@dataclass(frozen=True)
+class TheirKeys:
+    """Keys of tree-ring code, by the statistic of :func:`watermark.foreign.detect_array`.
+
+    Args:
+        where: (C, h, w) the mask and its conjugate.
+        marks: (N, 2n) what real noise holds of the keys there, of unit length, real and imaginary parts in turn.
+    """
+
+    where: NDArray[np.bool_]
+    marks: Array
+
+    def test(
+        self, z: Array, transforms: Sequence[Transform], rows: NDArray[np.int64] | None = None
+    ) -> tuple[Array, int]:
+        """P of every key through its best transformation, times their number."""
+        seen = np.concatenate([np.fft.fft2(view)[:, self.where] for view in views(z, transforms)]).view(np.float64)
+        marks = self.marks if rows is None else self.marks[rows]
+        cosine = (marks @ (seen / np.linalg.norm(seen, axis=1, keepdims=True)).T).max(1)
+        p = np.maximum(angle_test(cosine, int(self.where.sum()))[1], TINY)
+        return np.minimum(1.0, len(transforms) * p), int(cosine.argmax())
+
+
+@dataclass(frozen=True)
+class TheirRule:
+    """Keys of tree-ring code, by its own rule.
+
+    Args:
+        mask: (C, h, w) where they are written.
+        values: (N, n) what is.
+    """
+
+    mask: NDArray[np.bool_]
+    values: Complex
+
+    def test(
+        self, z: Array, transforms: Sequence[Transform], rows: NDArray[np.int64] | None = None
+    ) -> tuple[Array, int]:
+        """The mean distance between the bins of noise and key, of the view that is closest."""
+        values = self.values if rows is None else self.values[rows]
+        distance = np.min(
+            [np.abs(np.fft.fft2(v)[0, self.mask] - values).mean(1) for v in views(z, transforms)], axis=0
+        )
+        return distance, int(distance.argmin())
+
+
+def our_key(number: int, kind: str) -> RingKey:
+    """Our key of a number, the same every time."""
+    return RingKey(hashlib.sha256(f"identification {number}".encode()).digest(), Pattern(kind))
+
+
+def their_key(number: int, shape: tuple[int, int, int]) -> ArrayKey:
+    """Key of tree-ring code with a number for its seed, for latents (C, h, h); the defaults there."""
+    return tree_ring_key(number, shape, pattern="ring", channel=3, radius=10)
+
+
+def all_keys(count: int, shape: tuple[int, int, int]) -> dict[str, Keys]:
+    """So many keys for every test."""
+    keys: dict[str, Keys] = {
+        kind: OurKeys(Pattern(kind), key_matrix([our_key(i, kind) for i in range(count)], (1, *shape)))
+        for kind in OURS
+    }
+    mask = their_key(0, shape).mask
+    where = mask | conjugate_bins(mask.astype(np.complex128)).real.astype(bool)
+    values, marks = [], []
+    for i in range(count):
+        key = their_key(i, shape)
+        values.append(key.values[mask])
+        marks.append(key.mark[where].view(np.float64))
+    keys["tree-ring"] = TheirKeys(where, np.stack(marks) / np.linalg.norm(marks, axis=1, keepdims=True))
+    keys["tree-ring, L1"] = TheirRule(mask, np.stack(values))
+    return keys
+
+
+def marked_noise(model: LatentDiffusionModel, kind: str, number: int) -> Tensor:
+    """Noise (1, C, h, w) of a picture with the key of its own number, or without one."""
+    if kind in OURS:
+        return initial_noise(model, our_key(number, kind), SEED + number)
+    plain = initial_noise(model, None, SEED + number)
+    if kind == "unmarked":
+        return plain
+    channels, height, width = model.latent_shape
+    key = their_key(number, (channels, height, width))
+    written = np.where(key.mask, key.values, np.fft.fft2(plain.double().numpy()))
+    return torch.from_numpy(np.fft.ifft2(written).real).float()
+
+
+def pictures(model: LatentDiffusionModel, kind: str, run: Run) -> list[Image.Image]:
+    """Pictures of one kind; the prompts are the same for all."""
+    lines = (data_folder() / "prompts" / "sapling.txt").read_text(encoding="utf-8").splitlines()
+    prompts = [lines[i * len(lines) // run.pictures] for i in range(run.pictures)]
+    images = []
+    for rows in np.array_split(np.arange(run.pictures), -(-run.pictures // BATCH)):
+        noise = torch.cat([marked_noise(model, kind, int(i)) for i in rows])
+        z = sample(model, noise, prompt=[prompts[i] for i in rows], guidance=GUIDANCE, steps=run.steps)
+        images += to_images(model.autoencoder.decode(z))
+    return images
+
+
+def attacked(images: list[Image.Image], condition: str) -> list[Image.Image]:
+    """Every picture after an attack; picture i meets the same chance whatever its mark."""
+    if condition == "clean":
+        return images
+    return [ATTACKS[condition](image, np.random.default_rng([SEED, i])) for i, image in enumerate(images)]
+
+
+def recovered(model: LatentDiffusionModel, run: Run, folder: Path) -> dict[str, Array]:
+    """The noise of every picture under every attack, (pictures, C, h, w), as far as it is not in the folder."""
+    path = folder / "identification.npz"
+    settings = json.dumps(run.noise_settings)
+    noise: dict[str, Any] = {}
+    if path.exists():
+        with np.load(path) as saved:
+            noise = dict(saved) if str(saved["settings"]) == settings else {}
+    noise["settings"] = np.array(settings)
+    verifier = Verifier(
+        model, {"any": our_key(0, "dense")}, steps=run.inversion_steps, decoder=run.decoder, batch_size=BATCH
+    )
+    images: dict[str, list[Image.Image]] = {}
+    wanted = [(kind, condition) for kind in KINDS for condition in CONDITIONS if in_plan(kind, condition)]
+    for kind, condition in track(wanted, "recovering noise", console=Console(stderr=True)):
+        name = f"{kind} | {condition}"
+        if name in noise:
+            continue
+        if kind not in images:
+            images = {kind: pictures(model, kind, run)}
+        x = torch.stack([fit(from_image(im), model.image_size)[0] for im in attacked(images[kind], condition)])
+        noise[name] = torch.cat([verifier.recover_noise(part) for part in x.split(BATCH)]).cpu().numpy()
+        folder.mkdir(parents=True, exist_ok=True)
+        partial_file = path.with_suffix(".part.npz")
+        np.savez(partial_file, **noise)
+        partial_file.replace(path)
+    return {name: values.astype(np.float64) for name, values in noise.items() if name != "settings"}
+
+
+def in_plan(kind: str, condition: str) -> bool:
+    """Pictures without a mark undergo the six attacks alone."""
+    return kind != "unmarked" or condition in ("clean", *SIX)
+
+
+def place(
+    keys: Keys, z: Array, own: int, transforms: Sequence[Transform], families: Sequence[int]
+) -> list[tuple[bool, float]]:
+    """For every family size, whether key ``own`` comes first in noise (1, C, h, w), and the least misfit times N.
+
+    A family of N keys is ``own`` and the N − 1 that follow. Keys that tie, as those of ``levels`` may, are compared
+    among themselves; what ties then, too, is drawn by lot.
+    """
+    misfit, _ = keys.test(z, transforms)
+    out = []
+    for size in families:
+        family = (own + np.arange(size)) % len(misfit)
+        least = misfit[family].min()
+        tied = family[misfit[family] == least]
+        first = tied[0]
+        if len(tied) > 1 and own in tied:
+            lots = np.random.default_rng([SEED, own, size]).permutation(tied)
+            first = lots[keys.test(z, transforms, lots)[1]]
+        out.append((bool(first == own), float(size * least)))
+    return out
+
+
+def measure(keys: Keys, noise: Array, transforms: Sequence[Transform], families: Sequence[int]) -> Cell:
+    """For every family size a digit a picture of noise (B, C, h, w): identified; found at the level; and both."""
+    placed = [place(keys, noise[i : i + 1], i, transforms, families) for i in range(len(noise))]
+    out = {}
+    for size, each in zip(families, zip(*placed, strict=True), strict=True):
+        right, found = np.array([r for r, _ in each]), np.array([p <= LEVEL for _, p in each])
+        out[str(size)] = {
+            name: "".join("01"[int(hit)] for hit in hits)
+            for name, hits in (("identified", right), ("found", found), ("verified", right & found))
+        }
+    return out
+
+
+def plan() -> list[tuple[str, str, str, str]]:
+    """(kind of picture, condition, test, search) of everything that is analysed."""
+    tests = {kind: (kind,) for kind in OURS} | {"tree-ring": TESTS[3:], "unmarked": TESTS[:4]}
+    return [
+        (kind, condition, test, search)
+        for kind in KINDS
+        for condition in CONDITIONS
+        for test in tests[kind]
+        for search in SEARCHES
+        if in_plan(kind, condition) and (test, search) != ("tree-ring, L1", "searched")
+    ]
+
+
+def digits(cells: dict[str, Cell], kind: str, cell: tuple[str, str, str], size: int, what: str) -> Array:
+    """(pictures,) of 0 and 1 for a cell (condition, test, search)."""
+    return np.array([int(c) for c in cells[" | ".join((kind, *cell))][str(size)][what]], dtype=np.float64)
+
+
+def kind_of(test: str) -> str:
+    """The pictures that carry the keys of a test."""
+    return test.removesuffix(", L1")
+
+
+def summary(cells: dict[str, Cell], families: Sequence[int]) -> dict[str, Any]:
+    """Rates of every test under every condition, averages over conditions, and what is found where nothing is."""
+    rates: dict[str, Any] = {}
+    averages: dict[str, Any] = {}
+    nulls: dict[str, Any] = {}
+    rows = [(t, s, n) for t in TESTS for s in SEARCHES for n in families if (t, s) != ("tree-ring, L1", "searched")]
+    for test, search, size in rows:
+        name = f"{test} | {search} | {size}"
+        for what in ("identified", "verified"):
+            if test == "tree-ring, L1" and what == "verified":
+                continue
+            hits = {c: digits(cells, kind_of(test), (c, test, search), size, what) for c in CONDITIONS}
+            rates.setdefault(name, {})[what] = {c: rate(int(h.sum()), len(h)) for c, h in hits.items()}
+            averages.setdefault(name, {})[what] = {
+                label: bootstrap(np.mean([hits[c] for c in conditions], axis=0))
+                for label, conditions in AVERAGES.items()
+            }
+        if test != "tree-ring, L1":
+            found = [digits(cells, "unmarked", (c, test, search), size, "found") for c in ("clean", *SIX)]
+            nulls[name] = {
+                "clean": rate(int(found[0].sum()), len(found[0])),
+                "clean or attacked": rate(int(np.max(found, axis=0).sum()), len(found[0])),
+            }
+    return {"rates": rates, "averages": averages, "unmarked": nulls}
+
+
+def bootstrap(values: Array) -> dict[str, Any]:
+    """The mean over pictures (B,), with a 95 % percentile interval of 10,000 resamplings of them."""
+    rows = np.random.default_rng(SEED).integers(0, len(values), (10_000, len(values)))
+    low, high = np.quantile(values[rows].mean(1), (0.025, 0.975))
+    return {"mean": float(values.mean()), "ci95": [float(low), float(high)]}
+
+
+def speed(model: LatentDiffusionModel, keys: Keys, noise: Array, rounds: int) -> dict[str, float]:
+    """How long the search of 36 angles takes, as a multiple of recovering the noise, one picture, in turns."""
+    transforms = transforms_of(36)
+    verifier = Verifier(model, {"any": our_key(0, "dense")})
+    x = model.autoencoder.decode(torch.from_numpy(noise[:1]).float())
+    parts = {"recovery": lambda: verifier.recover_noise(x), "search": lambda: keys.test(noise[:1], transforms)}
+    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    for _ in range(rounds):
+        for name, run in parts.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    median = {name: statistics.median(each) for name, each in seconds.items()}
+    return {
+        "angles": len(transforms),
+        "search of one picture, in recoveries": median["search"] / median["recovery"],
+    }
+
+
+COLOURS = dict(zip(TESTS, ("#1a7f37", "#0969da", "#8250df", "#cf222e", "#bf8700"), strict=True))
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Identified against the number of keys, clean and on average, and by attack for one number of keys."""
+    families = result["settings"]["keys"]
+    figure = Figure(figsize=(14, 4.8), dpi=120, layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
+    for test in TESTS:
+        search = "as it is" if test == "tree-ring, L1" else "searched"
+        names = [f"{test} | {search} | {n}" for n in families]
+        clean = [result["rates"][n]["identified"]["clean"] for n in names]
+        mean = [result["averages"][n]["identified"]["as published"] for n in names]
+        for axes, cells, of in ((left, clean, "rate"), (middle, mean, "mean")):
+            line(axes, families, cells, of, test)
+    for axes, place_of, title in ((left, 0, "Clean pictures"), (middle, 1, "Clean and six attacks as published")):
+        for (method, n), figures in PUBLISHED.items():
+            marker, colour = ("*", "0.2") if method == "RingID" else ("X", COLOURS["tree-ring, L1"])
+            label = f"{method}, as published" if n == 32 else None
+            axes.plot(n, figures[place_of], marker, ms=9, color=colour, label=label, ls="none")
+        axes.set(xscale="log", xlabel="keys", ylabel="identified", ylim=(-0.03, 1.03), title=title)
+        axes.grid(alpha=0.3)
+    left.legend(fontsize=8, loc="lower left")
+    heat(right, result, families[len(families) // 2])
+    figure.savefig(path)
+
+
+def line(axes: Axes, families: Sequence[int], cells: list[dict[str, Any]], of: str, test: str) -> None:
+    """One test's rates and their intervals."""
+    low, high = zip(*(cell["ci95"] for cell in cells), strict=True)
+    axes.plot(families, [cell[of] for cell in cells], marker="o", ms=4, color=COLOURS[test], label=test)
+    axes.fill_between(families, low, high, color=COLOURS[test], alpha=0.12, lw=0)
+
+
+def heat(axes: Axes, result: dict[str, Any], size: int) -> None:
+    """Identified for every test, as it is and searched, and condition."""
+    names = [name for name in result["rates"] if name.endswith(f" | {size}")]
+    values = [[result["rates"][n]["identified"][c]["rate"] for c in CONDITIONS] for n in names]
+    axes.imshow(values, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7)
+    axes.set_xticks(range(len(CONDITIONS)), CONDITIONS, rotation=40, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), [n.rsplit(" | ", 1)[0] for n in names], fontsize=8)
+    axes.set_title(f"Identified among {size:,} keys")
+
+
+def readme_table(result: dict[str, Any]) -> str:
+    """Identification by number of keys, by attack, and of nothing, in Markdown."""
+    families = result["settings"]["keys"]
+    shown = [name.rsplit(" | ", 1)[0] for name in result["rates"] if name.endswith(f" | {families[0]}")]
+    lines = [
+        "| identified, clean → clean and six attacks as published "
+        + "".join(f"| {n:,} keys " for n in families)
+        + "|",
+        "|---|" + "---|" * len(families),
+    ]
+    for row in shown:
+        cells = [
+            f"{result['rates'][f'{row} | {n}']['identified']['clean']['rate']:.2f} → "
+            + interval(result["averages"][f"{row} | {n}"]["identified"]["as published"])
+            for n in families
+        ]
+        lines.append(f"| {named(row)} | {' | '.join(cells)} |")
+    for method in ("RingID", "tree-ring"):
+        figures = [PUBLISHED.get((method, n)) for n in families]
+        cells = ["" if f is None else f"{f[0]:.2f} → {f[1]:.2f}" for f in figures]
+        lines.append(f"| {method}, published for Stable Diffusion 2.1 | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| average of six attacks, identified / verified " + "".join(f"| {n:,} keys " for n in families) + "|",
+    ]
+    lines.append("|---|" + "---|" * len(families))
+    for row in shown:
+        both = [result["averages"][f"{row} | {n}"] for n in families]
+        cells = [" / ".join(interval(what["six attacks"]) for what in each.values()) for each in both]
+        lines.append(f"| {named(row)} | {' | '.join(cells)} |")
+    size = families[len(families) // 2]
+    searched = [row for row in shown if row.endswith("searched") or "L1" in row]
+    lines += ["", f"| {size:,} keys, identified / verified | " + " | ".join(map(named, searched)) + " |"]
+    lines.append("|---|" + "---|" * len(searched))
+    for condition in CONDITIONS:
+        rows = [result["rates"][f"{row} | {size}"] for row in searched]
+        cells = [" / ".join(f"{what[condition]['rate']:.2f}" for what in row.values()) for row in rows]
+        low, high = rows[0]["identified"][condition]["ci95"]
+        cells[0] += f" ({low:.2f} … {high:.2f})"
+        lines.append(f"| {condition} | {' | '.join(cells)} |")
+    size = families[-1]
+    lines += ["", f"| unmarked, any of {size:,} keys at p ≤ 1e-6 | clean | clean or attacked |", "|---|---|---|"]
+    for row in shown:
+        if "L1" not in row:
+            both = [result["unmarked"][f"{row} | {size}"][c] for c in ("clean", "clean or attacked")]
+            cells = [f"{r['hits']} of {r['trials']} (≤ {r['ci95'][1]:.2f})" for r in both]
+            lines.append(f"| {named(row)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def interval(average: dict[str, Any]) -> str:
+    """A mean with its interval."""
+    low, high = average["ci95"]
+    return f"{average['mean']:.2f} ({low:.2f} … {high:.2f})"
+
+
+def named(row: str) -> str:
+    """A row's test and search in words."""
+    test, search = row.split(" | ")
+    where = {"tree-ring": "tree-ring's rings, our statistic", "tree-ring, L1": "tree-ring's rings, L1 distance"}
+    return f"{where.get(test, f'`{test}`')}, {search}"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--quick", is_flag=True, help="2 pictures of each kind, few keys and the encoder alone.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=RESULTS)
+def main(quick: bool, output: Path) -> None:
+    """Measure identification among many keys on Sapling."""
+    run = QUICK if quick else FULL
+    transforms = {"as it is": IDENTITY, "searched": places()}
+    searched = {"transformations": len(transforms["searched"]), "keys": list(run.families)}
+    result = {"cells": {}} | resume("identification", run.noise_settings | searched, output)
+    model = LatentDiffusionModel.load("sapling")
+    noise = recovered(model, run, output)
+    channels, height, width = model.latent_shape
+    keys = all_keys(max(run.families), (channels, height, width))
+    for kind, condition, test, search in track(plan(), "searching", console=Console(stderr=True)):
+        name = " | ".join((kind, condition, test, search))
+        if name not in result["cells"]:
+            z = noise[f"{kind} | {condition}"]
+            result["cells"][name] = measure(keys[test], z, transforms[search], run.families)
+            write("identification", result, output)
+    if "speed" not in result:
+        result["speed"] = speed(model, keys["dense"], noise["dense | clean"], 1 if quick else 7)
+    result |= summary(result["cells"], run.families)
+    path = write("identification", result, output)
+    draw(result, path.with_suffix(".png"))
+    click.echo(readme_table(result))
+    click.echo(f"wrote {path} and {path.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()
