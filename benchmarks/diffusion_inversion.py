@@ -283,7 +283,7 @@ def main(quick: bool, output: Path) -> None:
     settings = {"pictures": count, "seed": 3, "quick": quick, "steps of generation": made_with}
     result = {"cells": {}} | resume("diffusion_inversion", settings, output)
     model = LatentDiffusionModel.load("sapling")
-    pictures = generated(count, seed=3, steps=made_with, all_marked=True)
+    pictures = generated(count, seed=3, steps=made_with, all_marked=True, kind="dense")
     chunks = [x for _, x in pictures.chunks(BATCH)]
     latents = {
         "truth": pictures.z,

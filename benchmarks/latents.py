@@ -16,7 +16,7 @@ from torch import Tensor
 
 from inversion import Autoencoder, LatentDiffusionModel, sample
 from inversion.model import data_folder
-from watermark import RingKey
+from watermark import Pattern, RingKey
 from watermark.generate import initial_noise
 
 GUIDANCE = (1.0, 3.0, 7.5)
@@ -54,18 +54,20 @@ def round_to_8_bits(x: Tensor) -> Tensor:
     return ((x + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
 
 
-def generated(count: int, *, seed: int, steps: int = 50, dtype: str = "fp32", all_marked: bool = False) -> Pictures:
+def generated(
+    count: int, *, seed: int, steps: int = 50, dtype: str = "fp32", all_marked: bool = False, kind: str = "rings"
+) -> Pictures:
     """Pictures of Sapling, a third at each of three guidance scales.
 
-    Every second one, or all, are marked with keys of their own. The decoder runs in float32 whatever the dtype of
-    the diffusion network.
+    Every second one, or all, are marked with keys of their own of one kind of pattern. The decoder runs in float32
+    whatever the dtype of the diffusion network.
     """
     model = LatentDiffusionModel.load("sapling", dtype=dtype)
     decode = LatentDiffusionModel.load("sapling").autoencoder.decode
     lines = (data_folder() / "prompts" / "sapling.txt").read_text(encoding="utf-8").splitlines()
     prompts = tuple(lines[i % len(lines)] for i in range(count))
     keys = tuple(
-        RingKey(hashlib.sha256(f"{seed} {i}".encode()).digest()) if i % 2 or all_marked else None
+        RingKey(hashlib.sha256(f"{seed} {i}".encode()).digest(), Pattern(kind)) if i % 2 or all_marked else None
         for i in range(count)
     )
     noise = torch.cat([initial_noise(model, key, seed + i) for i, key in enumerate(keys)])

@@ -83,7 +83,7 @@ def measure(count: int) -> dict[str, dict[str, tuple[Array, Array]]]:
         x = torch.stack([fit(from_image(image), model.image_size)[0] for _, image in pending])
         for decoder in DECODERS:
             noise = Verifier(model, {"any": keys[0]}, decoder=decoder).recover_noise(x)
-            y, energy = noise_vector(noise, Pattern())
+            y, energy = noise_vector(noise, Pattern("rings"))
             for (kind, _), row in zip(pending, zip(y, energy, strict=True), strict=True):
                 found.setdefault(kind, {}).setdefault(decoder, []).append(row)
         pending.clear()
@@ -102,7 +102,7 @@ def measure(count: int) -> dict[str, dict[str, tuple[Array, Array]]]:
 
 def key_list(count: int) -> list[RingKey]:
     """The keys of the run, the same every time."""
-    return [RingKey(hashlib.sha256(f"benchmark {i}".encode()).digest()) for i in range(count)]
+    return [RingKey(hashlib.sha256(f"benchmark {i}".encode()).digest(), Pattern("rings")) for i in range(count)]
 
 
 def analyse(data: dict[str, dict[str, tuple[Array, Array]]], shape: tuple[int, ...]) -> tuple[dict, dict]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +13,17 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from inversion.model import LatentDiffusionModel
+    from inversion.schedule import Schedule
 
 SIZE = 128
 TOLERANCE = 0.1
 """Relative distance up to which fingerprints are of one model: 16 bits stay below it, other weights do not."""
+
+
+def digest_of(schedule: Schedule) -> str:
+    """A short name of the noise levels that a sampler goes through, and of what its network predicts."""
+    levels = [[round(v, 4) for v in (a.t, a.alpha, a.sigma)] for pair in schedule.steps for a in pair]
+    return hashlib.sha256(json.dumps([schedule.kind, levels]).encode()).hexdigest()[:16]
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from watermark.calibration import Calibration, CalibrationError, Settings, false
 from watermark.rings import rings_for
 
 SHAPE = (4, 32, 32)
-SETTINGS = Settings("toy", SHAPE, 10, "encoder")
+SETTINGS = Settings("toy", SHAPE, 10, "encoder", "midpoint", "0123")
 KINDS = ("rings", "dense", "levels")
 
 

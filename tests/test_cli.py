@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
 from watermark import KeyStore, Pattern, cli_keys, cli_options, encryption, keys
@@ -70,6 +71,9 @@ def test_every_command_has_help_with_an_example_that_runs(path, command, workpla
         main(["key", "delete", "alice", "--yes"])
     if path == ("key", "delete"):
         line += " --yes"
+    if path == ("key", "foreign", "array"):
+        np.save("values.npy", np.ones((4, 32, 32), dtype=complex))
+        np.save("mask.npy", np.ones((4, 32, 32), dtype=bool))
     if path == ("key", "encrypt"):
         monkeypatch.setenv("TREERING_PASSPHRASE", WORDS)
     if path == ("calibrate",):
@@ -130,7 +134,7 @@ def test_patterns_from_the_command_line(desk, capsys):
     assert run("treering key list --json") == 0
     a, b = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert list(a) == ["name", "id", "created", "label", "model", "revoked", "pattern"]
-    assert a["pattern"] == {"kind": "rings", "channels": None, "inner": 3, "outer": None}
+    assert a["pattern"] == {"kind": "dense", "channels": None, "inner": 3, "outer": None}
     assert (b["pattern"]["channels"], b["model"], b["revoked"]) == ([3, 0], "sd 1.5", None)
     assert run("treering key show b --csv") == 0
     (shown,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
@@ -144,6 +148,36 @@ def test_patterns_from_the_command_line(desk, capsys):
     assert run("treering key create c --inner 5 --outer 4") == 2
     assert "outer must be at least inner" in told(capsys)
     assert len(store.list()) == 2
+
+
+def test_keys_of_other_code_become_files(desk, capsys):
+    from watermark.foreign import constant_ring_key, read_array_key, tree_ring_key
+
+    assert run("treering key foreign tree-ring --seed 5 --shape 4,32,32 --radius 4 -o a.safetensors") == 0
+    assert "wrote a.safetensors: 49 marked bins of latents 4 × 32 × 32" in told(capsys)
+    expected = tree_ring_key(5, (4, 32, 32), radius=4)
+    read = read_array_key(desk / "a.safetensors")
+    assert np.array_equal(read.values, expected.values)
+    assert np.array_equal(read.mask, expected.mask)
+    assert (desk / "a.safetensors").stat().st_mode & 0o777 == 0o600
+    assert run("treering key foreign constant-rings --number 2 --shape 4,32,32 --level 40 -o b.safetensors") == 0
+    rings = constant_ring_key(2, (4, 32, 32), level=40)
+    assert np.array_equal(read_array_key(desk / "b.safetensors").values, rings.values)
+    centred = [np.fft.fftshift(a, axes=(-2, -1)) for a in (rings.values, rings.mask)]
+    for name, part in zip(("values.npy", "mask.npy"), centred, strict=True):
+        np.save(desk / name, part)
+    assert run("treering key foreign array values.npy mask.npy -o c.safetensors") == 0
+    assert np.array_equal(read_array_key(desk / "c.safetensors").values, rings.values)
+    told(capsys)
+    for wrong, message in (
+        ("tree-ring --shape 4,32", "--shape must be channels,height,width"),
+        ("tree-ring --shape 4,x", "numbers between commas"),
+        ("tree-ring --radius 40", "radius must be"),
+        ("array values.npy", "a mask is needed"),
+    ):
+        assert run(f"treering key foreign {wrong} -o d.safetensors") == 2
+        assert message in told(capsys)
+    assert not (desk / "d.safetensors").exists()
 
 
 def test_revoking_from_the_command_line(desk, capsys):

@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import betainc
 
-from watermark import RingKey, detect, watermarked_noise
+from watermark import Pattern, RingKey, detect, watermarked_noise
 from watermark.features import key_vector, noise_vector
-from watermark.keys import Pattern
 from watermark.rings import rings_for
 
+RINGS = Pattern("rings")
 SHAPE = (4, 32, 32)
-KEY = RingKey(bytes(range(32)))
+KEY = RingKey(bytes(range(32)), RINGS)
 
 
 def white(count, scale=1.0, seed=0, shape=SHAPE):
@@ -62,7 +62,9 @@ def test_p_is_uniform_on_white_noise_of_any_scale(scale):
 def test_tail_of_the_null_holds():
     """100,000 nulls of one key and 25,000 of others: the counts are those of a binomial with the nominal rate."""
     one = null_p_values(100_000, seed=1)
-    others = np.concatenate([null_p_values(5000, key=RingKey(bytes([i]) * 32), seed=50 + i) for i in range(5)])
+    others = np.concatenate(
+        [null_p_values(5000, key=RingKey(bytes([i]) * 32, RINGS), seed=50 + i) for i in range(5)]
+    )
     for p in (one, others):
         for level in (1e-2, 1e-3, 1e-4):
             assert stats.binomtest(int((p <= level).sum()), len(p), level).pvalue > 1e-4
@@ -70,8 +72,8 @@ def test_tail_of_the_null_holds():
 
 def random_key_p_values(noise, count=20_000):
     """p of one noise under many random keys, by the law of the statistic that detect documents."""
-    y, _ = noise_vector(noise, Pattern())
-    k = np.stack([key_vector(RingKey(i.to_bytes(32, "big")), SHAPE) for i in range(count)])
+    y, _ = noise_vector(noise, RINGS)
+    k = np.stack([key_vector(RingKey(i.to_bytes(32, "big"), RINGS), SHAPE) for i in range(count)])
     r = k @ y[0] / np.linalg.norm(k, axis=1) / np.linalg.norm(y)
     return stats.t.sf(r * np.sqrt((k.shape[1] - 1) / (1 - r**2)), k.shape[1] - 1)
 
@@ -89,7 +91,7 @@ def bullseye():
 
 
 def another_keys():
-    return watermarked_noise(RingKey(b"\x99" * 32), (1, *SHAPE), strength=1.0, dtype=torch.float64)
+    return watermarked_noise(RingKey(b"\x99" * 32, RINGS), (1, *SHAPE), strength=1.0, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("make", [coloured, bullseye, another_keys])
@@ -104,7 +106,7 @@ def test_detect_is_what_the_random_keys_were_tested_with():
     noise = coloured()
     expected = random_key_p_values(noise, count=5)
     np.testing.assert_allclose(
-        [detect(noise, RingKey(i.to_bytes(32, "big"))).p_value[0] for i in range(5)], expected
+        [detect(noise, RingKey(i.to_bytes(32, "big"), RINGS)).p_value[0] for i in range(5)], expected
     )
 
 
@@ -132,7 +134,18 @@ def test_marked_noise_is_found_and_rho_is_its_strength(strength):
     assert result.p_value.max() < 1e-6
     assert result.rho.mean() == pytest.approx(strength, abs=0.02)
     assert result.degrees_of_freedom == 15
-    assert (detect(noise, RingKey(bytes(32))).p_value > 1e-4).all()
+    assert (detect(noise, RingKey(bytes(32), RINGS)).p_value > 1e-4).all()
+
+
+def test_one_ring_proves_nothing():
+    one = RingKey(bytes(32), Pattern("rings", (0,), 5, 5))
+    p = detect(white(400), one).p_value
+    assert set(p) <= {0.5, 1.0}
+    assert 140 < (p == 0.5).sum() < 260
+
+
+def test_huge_noise_is_tested_like_any_other():
+    np.testing.assert_allclose(detect(white(2, scale=1e160), KEY).p_value, detect(white(2), KEY).p_value, rtol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)

@@ -170,9 +170,9 @@ def test_a_costly_file_is_refused_before_it_costs_anything(store, other, monkeyp
 def test_key_files_of_version_1_can_be_read(other, tmp_path):
     file = tmp_path / "alice.key"
     file.write_text(VERSION_1, encoding="utf-8")
-    entry = Entry("alice", "21ad784154b1387a", "2025-05-01T12:00:00+00:00", "team ü")
+    entry = Entry("alice", "21ad784154b1387a", "2025-05-01T12:00:00+00:00", "team ü", pattern=Pattern("rings"))
     assert other.import_file(file) == entry
-    assert other.get("alice") == RingKey(bytes(range(32)), Pattern())
+    assert other.get("alice") == RingKey(bytes(range(32)), Pattern("rings"))
     for i in range(len(VERSION_1)):
         for flip in (0x01, 0x20, 0x80):
             raw = VERSION_1.encode()

@@ -177,9 +177,9 @@ def test_a_store_of_version_1_is_migrated(tmp_path):
         db.executescript(VERSION_1)
     db.close()
     store.path.chmod(0o600)
-    entry = Entry("alice", "21ad784154b1387a", "2025-05-01T12:00:00+00:00", "team ü")
+    entry = Entry("alice", "21ad784154b1387a", "2025-05-01T12:00:00+00:00", "team ü", pattern=Pattern("rings"))
     assert store.list() == (entry,)
-    assert store.get("alice") == RingKey(bytes(range(32)), Pattern())
+    assert store.get("alice") == RingKey(bytes(range(32)), Pattern("rings"))
     store.create("bob", PATTERNS[1])
     with sqlite3.connect(store.path) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (2,)

@@ -47,6 +47,18 @@ def test_numbers_are_reproducible_and_unrelated():
     assert abs(torch.corrcoef(torch.stack([a, b]))[0, 1]) < 0.1
 
 
+def test_numbers_are_not_seeds_of_32_bits():
+    """Pictures 72573 and 76918 of this key had the same noise when it was seeded."""
+    key = RingKey(bytes(32), Pattern("rings"))
+    a, b = (numbered_noise(key, SHAPE, n).flatten() for n in (72573, 76918))
+    assert abs(torch.corrcoef(torch.stack([a, b]))[0, 1]) < 0.1
+
+
+def test_numbered_noise_is_white_outside_the_mark():
+    noise = torch.cat([numbered_noise(KEYS[0], SHAPE, n) for n in range(40)])
+    assert stats.kstest(noise[:, 1:3].flatten()[:60_000].numpy(), "norm").pvalue > 1e-3
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="number must be at least 0"):
         numbered_noise(KEYS[0], SHAPE, -1)

@@ -5,10 +5,11 @@ import pytest
 import torch
 from scipy import stats
 
-from watermark import RingKey, watermarked_noise
+from watermark import Pattern, RingKey, watermarked_noise
 from watermark.features import key_spectrum, key_vector
 from watermark.rings import rings_for
 
+RINGS = Pattern("rings")
 SHAPES = [(4, 32, 32), (4, 64, 64), (16, 128, 128), (4, 96, 64), (4, 17, 23)]
 
 
@@ -37,7 +38,7 @@ def test_rings_are_round_on_a_picture_that_is_not_square():
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("strength", [0.7, 1.0])
 def test_noise_is_exactly_real_and_carries_the_key(shape, strength):
-    key, n = RingKey.generate(), np.sqrt(shape[-1] * shape[-2])
+    key, n = RingKey.generate(RINGS), np.sqrt(shape[-1] * shape[-2])
     plain = torch.randn((2, *shape), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     noise = watermarked_noise(
         key, (2, *shape), strength=strength, generator=torch.Generator().manual_seed(5), dtype=torch.float64
@@ -55,7 +56,7 @@ def test_noise_is_exactly_real_and_carries_the_key(shape, strength):
 
 
 def test_unit_variance_whatever_the_key():
-    keys = [RingKey(bytes([i]) * 32) for i in range(50)]
+    keys = [RingKey(bytes([i]) * 32, RINGS) for i in range(50)]
     g = torch.Generator().manual_seed(0)
     noise = torch.cat([watermarked_noise(key, (20, 4, 32, 32), generator=g) for key in keys])
     variances = noise.square().mean((0, 2, 3))
@@ -69,13 +70,13 @@ def test_unit_variance_whatever_the_key():
 def test_every_key_has_the_energy_of_white_noise(shape):
     rings = rings_for(shape)
     for i in range(10):
-        values = key_spectrum(RingKey(bytes([i]) * 32), shape)
+        values = key_spectrum(RingKey(bytes([i]) * 32, RINGS), shape)
         assert (np.abs(values) ** 2).sum() == pytest.approx(len(rings.channels) * rings.bins.sum())
 
 
 def test_key_directions_are_uniform():
     """Coordinates of a uniform direction in R^m, squared, follow Beta(1/2, (m − 1)/2)."""
-    k = np.stack([key_vector(RingKey(i.to_bytes(32, "big")), (4, 32, 32)) for i in range(2000)])
+    k = np.stack([key_vector(RingKey(i.to_bytes(32, "big"), RINGS), (4, 32, 32)) for i in range(2000)])
     k /= np.linalg.norm(k, axis=1, keepdims=True)
     m = k.shape[1]
     for j in range(m):
@@ -84,14 +85,14 @@ def test_key_directions_are_uniform():
 
 
 def test_derivation_does_not_change_between_releases():
-    key = RingKey(bytes(range(32)))
+    key = RingKey(bytes(range(32)), RINGS)
     assert key.id == "21ad784154b1387a"
     expected = [-7.0711, 4.1209, 4.8528, -6.195]
     np.testing.assert_allclose(key_vector(key, (4, 32, 32))[:4], expected, atol=1e-4)
 
 
 def test_same_generator_same_noise_and_other_shapes_other_rings():
-    key = RingKey.generate()
+    key = RingKey.generate(RINGS)
     a, b = (watermarked_noise(key, (1, 4, 32, 32), generator=torch.Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(a, b)
     assert not np.allclose(key_vector(key, (4, 32, 32))[:8], key_vector(key, (4, 32, 48))[:8])
@@ -100,12 +101,12 @@ def test_same_generator_same_noise_and_other_shapes_other_rings():
 def test_global_random_state_is_left_alone():
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    watermarked_noise(RingKey.generate(), (1, 4, 32, 32), generator=torch.Generator().manual_seed(1))
+    watermarked_noise(RingKey.generate(RINGS), (1, 4, 32, 32), generator=torch.Generator().manual_seed(1))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_secret_is_not_in_the_repr():
-    key = RingKey.generate()
+    key = RingKey.generate(RINGS)
     for text in (repr(key), str(key), f"{key}", repr([key]), repr({"key": copy.copy(key)})):
         assert key.secret.hex() not in text
         assert repr(key.secret) not in text
@@ -116,7 +117,7 @@ def test_bad_arguments_are_named():
     for secret in (b"short", "x" * 32, bytes(33)):
         with pytest.raises(ValueError, match="32 bytes"):
             RingKey(secret)
-    key = RingKey.generate()
+    key = RingKey.generate(RINGS)
     for shape in ((32, 32), (4, 8, 32), (0, 32, 32), (1, 1, 1, 4, 32, 32)):
         with pytest.raises(ValueError, match="at least 16"):
             watermarked_noise(key, shape)

@@ -4,7 +4,17 @@ import torch
 from scipy import stats
 
 from watermark import Pattern, RingKey, detect, watermarked_noise
-from watermark.search import Transform, holm, key_matrix, search, search_vectors, transforms_of, undo
+from watermark.search import (
+    Transform,
+    holm,
+    key_matrix,
+    p_of,
+    random_directions,
+    search,
+    search_vectors,
+    transforms_of,
+    undo,
+)
 
 SHAPE = (4, 32, 32)
 ANGLES = tuple(Transform(angle=10.0 * i) for i in range(36))
@@ -82,6 +92,8 @@ def test_decoys_know_what_the_transformations_have_in_common():
         Transform(shift=(3, -2)),
         Transform(shift=(0.5, 0.25)),
         Transform(crop=0.8),
+        Transform(crop=(1.0, 0.75)),
+        Transform(crop=(0.8, 0.9), shift=(3, -2)),
     ],
 )
 def test_a_transformed_mark_is_found_by_undoing_it(transform):
@@ -104,16 +116,15 @@ def test_a_transformed_mark_is_found_by_undoing_it(transform):
         phase = [-2j * np.pi * s * np.fft.fftfreq(32) for s in transform.shift]
         changed = np.fft.ifft2(np.fft.fft2(changed) * np.exp(phase[0][:, None] + phase[1][None, :])).real
     if transform.crop != 1:
-        middle = (1 - transform.crop) / 2 * 32
-        grid = middle - 0.5 + transform.crop * (np.arange(32) + 0.5)
-        where = np.meshgrid(grid, grid, indexing="ij")
+        grids = [(1 - share) / 2 * 32 - 0.5 + share * (np.arange(32) + 0.5) for share in transform.shares]
+        where = np.meshgrid(*grids, indexing="ij")
         changed = np.stack([ndimage.map_coordinates(c, where, order=3) for c in changed[0]])[None]
     others = [Transform(), Transform(angle=90), Transform(shift=(5, 5)), transform]
     (match,) = search(changed, [key], others)
     assert match.transform == 3
     assert match.p_value < 1e-6
     assert match.rho > 0.4
-    if max(np.abs(transform.shift)) != 0.5:  # half a latent pixel is little
+    if transform.shift != (0.5, 0.25) and transform.crop != (1.0, 0.75):  # these leave much as it was
         assert detect(changed, key).p_value[0] > 1e-4
 
 
@@ -157,6 +168,34 @@ def test_whitening_is_used():
     scale = np.linspace(0.2, 3, 16).reshape(2, 8)
     (match,) = search(noise, key, whitening=scale)
     assert match.single_p_value == pytest.approx(detect(noise, key[0], whitening=scale).p_value[0])
+
+
+def test_an_image_cannot_be_made_to_avoid_the_decoys():
+    """Decoys of other keys are others: an image that fits none of one key's fits those of another as any does."""
+    key, other = keys_of("dense", 2)
+    drawn = {k: random_directions(300, key_matrix([k], SHAPE), "dense") for k in (key, other)}
+    assert np.array_equal(drawn[key], random_directions(300, key_matrix([key], SHAPE), "dense"))
+    assert np.abs(drawn[key] @ drawn[other].T).max() < 0.25
+
+
+@pytest.mark.parametrize("concentrated", [3, 8, 16])
+def test_levels_hold_over_the_keys_at_large_p_too(concentrated):
+    pattern = Pattern("levels")
+    shape = (1, *SHAPE)
+    keys = [RingKey(i.to_bytes(32, "big"), pattern) for i in range(1500)]
+    y = np.zeros(16)
+    y[:concentrated] = np.linspace(1, 1.3, concentrated)
+    directions = key_matrix(keys, shape)
+    p = p_of(directions @ y / np.linalg.norm(y), np.zeros(len(keys), dtype=int), y[None], directions, "levels")
+    for level in (0.02, 0.1, 0.3, 0.5):
+        assert stats.binomtest(int((p <= level).sum()), len(p), level, "greater").pvalue > 1e-3
+
+
+def test_an_exploded_sample_leaves_the_others_alone():
+    noise = white(3)
+    alone = undo(noise[:1], Transform(crop=0.8))
+    noise[1] *= 1e18
+    np.testing.assert_array_equal(undo(noise, Transform(crop=0.8))[:1], alone)
 
 
 def test_bad_arguments_are_named():

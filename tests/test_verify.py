@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
 from inversion import LatentDiffusionModel
 from watermark import Pattern, RingKey, Verifier, detect, watermarked_noise
-from watermark.calibration import false_positives
 from watermark.demo import jpeg, photographs
 from watermark.generate import file_name, generate
 from watermark.images import fit, from_image
 from watermark.search import Transform, transforms_of, undo
-from watermark.verify import INCONCLUSIVE, NOT_DETECTED, UNREADABLE, WATERMARKED
+from watermark.verdict import INCONCLUSIVE, NOT_DETECTED, UNREADABLE, WATERMARKED
 
 OTHER = RingKey(b"\x42" * 32)
 
@@ -186,7 +186,7 @@ def test_a_turned_picture_is_found_by_a_dense_key(sapling):
     assert (seen.keys_tried, seen.transforms_tried) == (3, 72)
     noise = looking.recover_noise(fit(from_image(turned), (128, 128))[0][None]).numpy()
     single = detect(undo(noise, Transform(330, True)), key)
-    assert seen.p_value == pytest.approx(3 * 72 * single.p_value[0], rel=1e-3)
+    assert seen.p_value == pytest.approx(3 * 72 * single.p_value[0], rel=1e-2)
     assert seen.rho == pytest.approx(single.rho[0], rel=1e-3)
 
 
@@ -218,10 +218,59 @@ def test_a_calibration_whitens_and_counts(sapling, alice, marked, unmarked, fold
     calibrated = Verifier(sapling, {"alice": alice}, decoder="encoder", steps=5, calibration=made)
     (verdict,) = calibrated.verify(marked[:1])
     z = calibrated.recover_noise(fit(from_image(marked[0]), (128, 128))[0][None])
-    assert verdict.p_value == pytest.approx(detect(z, alice, whitening=made.whitening(alice.pattern)).p_value[0])
-    rate = false_positives(made.null_p_values(alice), verdict.p_value)
-    assert (verdict.null_hits, verdict.null_images, verdict.fpr_bound) == (rate.hits, 9, rate.bound)
+    single = detect(z, alice, whitening=made.whitening(alice.pattern)).p_value[0]
+    assert verdict.p_value == pytest.approx(8 * single, rel=1e-3)
+    assert verdict.null_images == 9
+    assert verdict.null_hits <= 1  # the picture itself is among them, whitened by other images there
+    assert verdict.fpr_bound == pytest.approx(
+        stats.binomtest(verdict.null_hits, 9).proportion_ci(0.9, "exact").high
+    )
     (without,) = plain.verify(marked[:1])
+    assert (without.status, without.evidence) == (WATERMARKED, "key-based")
     assert (without.null_hits, without.null_images, without.fpr_bound) == (None, None, None)
     with pytest.raises(ValueError, match="steps 5, not 10"):
         Verifier(sapling, {"alice": alice}, decoder="encoder", calibration=made)
+
+
+def test_a_mirrored_picture_is_found_without_being_asked_for(verifier, marked):
+    (verdict,) = verifier.verify([marked[0].transpose(Image.Transpose.FLIP_LEFT_RIGHT)])
+    assert (verdict.status, verdict.transform, verdict.transforms_tried) == (WATERMARKED, "mirrored", 8)
+
+
+def test_numbered_pictures_are_told_apart(sapling, alice):
+    (made,) = generate(sapling, ["a red apple on a blue background"], key=alice, seed=17, numbered=True, steps=20)
+    (right,) = Verifier(sapling, {"alice": alice}, numbers=range(10, 30)).verify([made.image])
+    assert (right.status, right.number) == (WATERMARKED, 17)
+    assert right.number_p_value < 1e-9
+    assert right.correlation > 0.3
+    (wrong,) = Verifier(sapling, {"alice": alice}, numbers=range(20, 30)).verify([made.image])
+    assert wrong.status == WATERMARKED
+    assert wrong.number_p_value > 1e-3
+    assert abs(wrong.correlation) < 0.1
+    with pytest.raises(ValueError, match="need a key"):
+        next(generate(sapling, ["a rose"], key=None, seed=1, numbered=True))
+
+
+def test_a_calibration_in_the_models_folder_is_used_if_it_fits(sapling, alice, unmarked, tmp_path, monkeypatch):
+    from watermark import verify
+    from watermark.nulls import GIVEN, calibrate
+
+    plain = Verifier(sapling, {"alice": alice}, decoder="encoder", steps=2)
+    monkeypatch.setattr(verify, "sapling_folder", lambda: tmp_path)
+    assert verify.with_calibration(plain).calibration is None
+    made = calibrate(plain, [(GIVEN, image) for image in unmarked])
+    made.save(tmp_path / "calibration.safetensors")
+    assert verify.with_calibration(plain).calibration.counts == {"given": len(unmarked)}
+    for other in ({"steps": 3}, {"decoder": "anderson"}):
+        settings = {"decoder": "encoder", "steps": 2} | other
+        assert verify.with_calibration(Verifier(sapling, {"alice": alice}, **settings)).calibration is None
+
+
+def test_keys_of_other_code_are_tested_with_ours(sapling, alice, marked):
+    from watermark.foreign import tree_ring_key
+
+    theirs = tree_ring_key(999999, (4, 32, 32), radius=5)
+    (verdict,) = Verifier(sapling, {"alice": alice, "theirs": theirs}).verify(marked[:1])
+    assert (verdict.status, verdict.key, verdict.keys_tried) == (WATERMARKED, "alice", 2)
+    with pytest.raises(ValueError, match="made for latents"):
+        Verifier(sapling, {"theirs": tree_ring_key(1, (4, 64, 64))})

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from watermark.keys import Pattern, RingKey
     from watermark.keystore import KeyStore
     from watermark.noise import watermarked_noise
-    from watermark.verify import Verdict, Verifier
+    from watermark.verdict import Verdict
+    from watermark.verify import Verifier
 
 __all__ = [
     "Detection",
@@ -29,7 +30,7 @@ _HOMES = {
     "KeyStore": "keystore",
     "Pattern": "keys",
     "RingKey": "keys",
-    "Verdict": "verify",
+    "Verdict": "verdict",
     "Verifier": "verify",
     "detect": "detection",
     "watermarked_noise": "noise",

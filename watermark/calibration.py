@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -44,12 +44,16 @@ class Settings:
         latent_shape: (C, h, w).
         steps: of diffusion inversion.
         decoder: method of decoder inversion.
+        diffusion: method of diffusion inversion.
+        schedule: digest of the noise levels, see :func:`inversion.fingerprint.digest_of`.
     """
 
     model: str
     latent_shape: tuple[int, ...]
     steps: int
     decoder: str
+    diffusion: str
+    schedule: str
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,13 @@ class Rate:
         hits: false positives.
         images: null images.
         bound: the rate is at most this for images like these, at 95 % confidence (Clopper–Pearson).
+        least: and at least this, at 95 % confidence.
     """
 
     hits: int
     images: int
     bound: float
+    least: float
 
 
 @dataclass(frozen=True)
@@ -121,12 +127,18 @@ class Calibration:
         mean = np.bincount(number, power.mean(0)) / np.bincount(number)
         return np.sqrt(mean).reshape(len(rings.channels), len(rings.radii))
 
+    def halves(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Positions of one half of the images, every second pair, and of the other; then the other way round."""
+        second = np.arange(len(self.families)) // 2 % 2 == 1
+        if len(second) < 4:
+            second = np.arange(len(second)) % 2 == 1
+        for own in (~second, second):
+            yield np.flatnonzero(own), np.flatnonzero(~own)
+
     def null_p_values(self, key: RingKey) -> Array:
         """(n,) p of every null image for a key, whitened by the images of the other half."""
-        n = len(self.families)
-        p = np.empty(n)
-        for half in (0, 1):
-            own, other = np.arange(half, n, 2), np.arange(1 - half, n, 2)
+        p = np.empty(len(self.families))
+        for own, other in self.halves():
             whitening = None if key.pattern.kind == "zeros" else self.whitening(key.pattern, other)
             p[own] = detect(self.noise[own].astype(np.float64), key, whitening=whitening).p_value
         return p
@@ -183,7 +195,8 @@ class Calibration:
 def false_positives(null_p: Array, level: float) -> Rate:
     """How often a key is found at a level where it is not, from :meth:`Calibration.null_p_values` (n,)."""
     hits, n = int((null_p <= level).sum()), len(null_p)
-    return Rate(hits, n, 1.0 if hits == n else float(stats.beta.ppf(CONFIDENCE, hits + 1, n - hits)))
+    bound = 1.0 if hits == n else float(stats.beta.ppf(CONFIDENCE, hits + 1, n - hits))
+    return Rate(hits, n, bound, float(stats.beta.ppf(1 - CONFIDENCE, hits, n - hits + 1)) if hits else 0.0)
 
 
 def digest(calibration: Calibration) -> str:

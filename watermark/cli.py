@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from watermark.cli_calibrate import calibrate
 from watermark.cli_keys import key
 from watermark.cli_options import (
     CARRIED,
@@ -34,7 +35,7 @@ from watermark.cli_options import (
     understood,
     write_records,
 )
-from watermark.cli_verify import calibrate, inspect, verify
+from watermark.cli_verify import inspect, verify
 
 INTERRUPTED = 130
 
@@ -139,7 +140,12 @@ for command in (key, verify, inspect, calibrate):
     "-n", "--count", type=click.IntRange(1), default=1, show_default=True, help="Pictures for each prompt."
 )
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=Path(), show_default=True)
-@click.option("--seed", type=click.IntRange(0, 2**62), help="Seed of the first picture. [default: random]")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of the first picture. [default: random]")
+@click.option(
+    "--number",
+    type=click.IntRange(0),
+    help="Number of the first picture: its noise comes from the key alone, so that verify --numbers knows it.",
+)
 @click.option("--guidance", type=float, default=3.0, show_default=True, help="Classifier-free guidance scale.")
 @click.option("--steps", type=click.IntRange(1), default=50, show_default=True, help="DDIM steps.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
@@ -152,6 +158,7 @@ def embed(
     count: int,
     output: Path,
     seed: int | None,
+    number: int | None,
     guidance: float,
     steps: int,
     batch_size: int,
@@ -164,25 +171,29 @@ def embed(
     \b
     treering embed "a red apple on a blue background" --key alice
     treering embed "a tiger" "a strawberry" --key alice -n 4 -o out/ --seed 7
+    treering embed "a tiger" --key alice -n 10 --number 100
     treering embed "a photo of a fox" --key alice --model stable-diffusion-v1-5/stable-diffusion-v1-5 --guidance 7.5
     """
     from watermark.generate import file_name, generate, save
 
     every = [prompt for prompt in prompts for _ in range(count)]
-    seed = secrets.randbelow(2**31) if seed is None else seed
+    if number is not None and seed is not None:
+        raise click.UsageError("give --seed or --number, not both")
+    first = number if number is not None else secrets.randbelow(2**31) if seed is None else seed
     with understood():
         ring_key = marking_key(key_store(store), key_name, model["model"])
         output.mkdir(parents=True, exist_ok=True)
         for i, prompt in enumerate(every):
-            if (file := output / file_name(prompt, seed + i)).exists():
-                raise Trouble(f"{file} exists; choose another --seed or --output")
+            if (file := output / file_name(prompt, first + i)).exists():
+                raise Trouble(f"{file} exists; choose another --seed, --number or --output")
     loaded = load_model(**model)
     with understood(), progress_bar() as track:
         made = generate(
             loaded,
             every,
             key=ring_key,
-            seed=seed,
+            seed=first,
+            numbered=number is not None,
             guidance=guidance,
             steps=steps,
             batch_size=batch_size,

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from watermark.cli_effect import effect
+from watermark.cli_foreign import foreign
 from watermark.cli_options import (
+    NumberList,
     Trouble,
     given_passphrase,
     key_store,
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from watermark.keystore import Entry
 
 FIELDS = ("name", "id", "created", "revoked", "pattern", "model", "label")
-KINDS = ("rings", "levels", "dense", "zeros")
+KINDS = ("dense", "rings", "levels", "zeros")
 
 
 @click.group()
@@ -44,25 +47,14 @@ def key() -> None:
     """
 
 
-class Channels(click.ParamType):
-    """Numbers between commas."""
-
-    name = "numbers"
-
-    def convert(
-        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """The numbers as a tuple."""
-        try:
-            return value if isinstance(value, tuple) else tuple(int(number) for number in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not numbers between commas, like 0,3", param, ctx)
+key.add_command(effect)
+key.add_command(foreign)
 
 
 @key.command()
 @click.argument("name")
-@click.option("--kind", type=click.Choice(KINDS), default="rings", show_default=True, help="What it writes.")
-@click.option("--channels", type=Channels(), help="Latent channels to mark, e.g. 0,3. [default: by the model]")
+@click.option("--kind", type=click.Choice(KINDS), default="dense", show_default=True, help="What it writes.")
+@click.option("--channels", type=NumberList(), help="Latent channels to mark, e.g. 0,3. [default: by the model]")
 @click.option("--inner", type=click.IntRange(1), default=3, show_default=True, help="Smallest marked radius.")
 @click.option("--outer", type=click.IntRange(1), help="Largest marked radius. [default: by the model]")
 @click.option("--model", default="", help="A note of the model that it is meant for.")
@@ -80,8 +72,8 @@ def create(
 ) -> None:
     """Make a new key from 256 random bits.
 
-    Rings look the same from every angle; levels are rings that differ more from each other; dense holds far more
-    evidence, but a rotated picture has to be rotated back; zeros says "marked", not by whom. Radii are in cycles
+    dense, a value of its own for every frequency, holds far more evidence than rings, one value for each ring, or
+    levels, rings of +1 and -1; zeros says "marked", not by whom. Radii are in cycles
     across the shorter side of a latent.
 
     \b

@@ -30,6 +30,38 @@ fpr_option = click.option(
 )
 
 
+class NumberList(click.ParamType):
+    """Numbers between commas."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """The numbers as a tuple."""
+        try:
+            return value if isinstance(value, tuple) else tuple(int(number) for number in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not numbers between commas, like 4,64,64", param, ctx)
+
+
+DECODERS = ("anderson", "forward_step", "encoder")
+
+
+def inversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of how noise is recovered."""
+    command = click.option(
+        "--decoder",
+        type=click.Choice(DECODERS),
+        default=DECODERS[0],
+        show_default=True,
+        help="How pixels become latents: decoder inversion, or the encoder alone.",
+    )(command)
+    return click.option(
+        "--steps", type=click.IntRange(1), default=10, show_default=True, help="Steps of diffusion inversion."
+    )(command)
+
+
 class Trouble(click.ClickException):
     """A problem that the user can understand and mend."""
 

@@ -83,7 +83,7 @@ def begin(db: sqlite3.Connection) -> None:
 
 
 def migrate(db: sqlite3.Connection, path: Path) -> None:
-    """Bring a store to the current version, from nothing or from version 1, whose keys all had the default pattern.
+    """Bring a store to the current version, from nothing or from version 1, whose keys were all rings.
 
     Raises:
         KeyStoreError: if it is of a newer version.
@@ -98,7 +98,7 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
     db.execute(KEYS)
     db.execute(LOCK)
     if version == 1:
-        default = pattern_text(Pattern())
+        default = pattern_text(Pattern("rings"))
         db.execute("INSERT INTO keys SELECT name, id, created, label, '', NULL, ?, secret FROM old", (default,))
         db.execute("DROP TABLE old")
     db.execute(f"PRAGMA user_version = {VERSION}")

@@ -16,7 +16,8 @@ from inversion.model import data_folder
 from watermark.generate import generate
 from watermark.keystore import KeyStore
 from watermark.plots import gallery_figure, save
-from watermark.verify import WATERMARKED, Verdict, Verifier
+from watermark.verdict import WATERMARKED, Verdict
+from watermark.verify import Verifier, with_calibration
 
 JPEG_QUALITY = 75
 SEED = 2024
@@ -75,7 +76,7 @@ def run(folder: Path, *, fpr: float, track: Track) -> tuple[list[Group], Path]:
         ("unmarked", "unmarked, same prompts and seeds", False, pictures("unmarked")),
         ("photo", "photographs", False, photographs(len(prompts), model.image_size)),
     ]
-    verifier = Verifier(model, {"demo": key}, fpr=fpr)
+    verifier = with_calibration(Verifier(model, {"demo": key}, fpr=fpr))
     groups, rows = [], []
     for name, title, is_marked, images in sets:
         paths = [
@@ -83,13 +84,13 @@ def run(folder: Path, *, fpr: float, track: Track) -> tuple[list[Group], Path]:
             for i, image in enumerate(images)
         ]
         results = []
-        for verdict, noise in verifier.examine(paths):
-            results.append((verdict, noise))
+        for examined in verifier.examine(paths):
+            results.append(examined)
             track(f"verifying: {title}", len(results), len(images))
-        groups.append(Group(title, is_marked, tuple(v for v, _ in results)))
-        rows.append((title, [(im, v, z) for im, (v, z) in zip(images, results, strict=True) if z is not None]))
+        groups.append(Group(title, is_marked, tuple(e.verdict for e in results)))
+        rows.append((title, [(im, e) for im, e in zip(images, results, strict=True)]))
     figure = folder / "demo.png"
-    save(gallery_figure(rows), figure)
+    save(gallery_figure(rows, key), figure)
     return groups, figure
 
 

@@ -11,6 +11,9 @@ d being the number of coordinates: of rings, not of bins, for keys of ``rings``.
 - over the secret choice of the key, for any one image whatever its spectrum: photographs, patterns, and images that
   carry *another* key included. The angle between any fixed vector and a random direction has this law.
 
+With whitening, or where a transformation was undone by interpolation, the first holds if what is compared, y over
+its scale, is white; the second always does.
+
 The usual tests compare bins for rings, too, and take their number for degrees of freedom. That holds for white
 noise only: two different ring keys often correlate by ±0.3 and more, which such a test takes for a mark.
 
@@ -107,6 +110,8 @@ def scale_of(whitening: NDArray[np.floating] | None, shape: tuple[int, ...], pat
 def angle_test(r: Array, dimensions: int) -> tuple[Array, Array]:
     """Cosines r with a fixed vector → t and p for a direction uniform in so many dimensions."""
     dof, r = dimensions - 1, np.clip(r, -1.0, 1.0)  # rounding
+    if dof == 0:  # one number has a sign and no more
+        return np.where(r > 0, np.inf, -np.inf), np.where(r > 0, 0.5, 1.0)
     with np.errstate(divide="ignore"):
         t = r * np.sqrt(dof) / np.sqrt((1 - r) * (1 + r))
     return t, stats.t.sf(t, dof)

@@ -16,6 +16,7 @@ from inversion import LatentDiffusionModel, sample
 from inversion.diffusion import Progress
 from watermark.keys import RingKey
 from watermark.noise import watermarked_noise
+from watermark.numbered import numbered_noise
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ def generate(
     *,
     key: RingKey | None,
     seed: int,
+    numbered: bool = False,
     guidance: float = 3.0,
     steps: int = 50,
     batch_size: int = 8,
@@ -47,17 +49,22 @@ def generate(
         model: the latent diffusion model.
         prompts: one for each picture.
         key: the key, or None.
-        seed: of the first picture, 0 … 2⁶³ − 1.
+        seed: of the first picture, 0 … 2³² − 1; PyTorch knows no more.
+        numbered: the seed is the number of the first picture of the key, and the noise comes from the key alone,
+            see :mod:`watermark.numbered`.
         guidance: classifier-free guidance scale.
         steps: number of DDIM steps.
         batch_size: pictures generated together.
         progress: called after every step with the steps done and their number, over all batches.
 
     Raises:
-        ValueError: if the model makes videos, or an argument does not fit the model.
+        ValueError: if the model makes videos, an argument does not fit the model, or pictures without a key are
+            to be numbered.
     """
     if len(model.latent_shape) != 3:
         raise ValueError(f"{model.name!r} is a model of videos, and only pictures can be generated")
+    if numbered and key is None:
+        raise ValueError("numbered pictures need a key")
     batches = [range(i, min(i + batch_size, len(prompts))) for i in range(0, len(prompts), batch_size)]
     for number, batch in enumerate(batches):
 
@@ -65,7 +72,7 @@ def generate(
             if progress is not None:
                 progress(before + done, len(batches) * steps)
 
-        noise = torch.cat([initial_noise(model, key, seed + i) for i in batch])
+        noise = torch.cat([initial_noise(model, key, seed + i, numbered=numbered) for i in batch])
         z_0 = sample(
             model, noise, prompt=[prompts[i] for i in batch], guidance=guidance, steps=steps, progress=report
         )
@@ -94,9 +101,11 @@ def save(picture: Generated, folder: Path) -> Saved:
     return Saved(str(path), picture.prompt, picture.seed)
 
 
-def initial_noise(model: LatentDiffusionModel, key: RingKey | None, seed: int) -> Tensor:
+def initial_noise(model: LatentDiffusionModel, key: RingKey | None, seed: int, *, numbered: bool = False) -> Tensor:
     """Noise (1, C, h, w) for one picture of the model's own size."""
     shape = (1, *model.latent_shape)
+    if numbered and key is not None:
+        return numbered_noise(key, shape, seed)
     generator = torch.Generator().manual_seed(seed)
     if key is None:
         return torch.randn(shape, generator=generator, dtype=torch.float64).float()

@@ -17,7 +17,7 @@ from typing import Any
 
 from watermark.encryption import Passphrase, Stretch
 from watermark.entries import Entry, KeyStoreError, pattern_of
-from watermark.keys import RingKey
+from watermark.keys import Pattern, RingKey
 
 FORMAT, VERSION = "treering-key", 2
 LIMIT = 300_000  # bytes; a key file has about 500, and its label and model
@@ -112,7 +112,9 @@ def _read(file: Path, passphrase: Passphrase | None) -> tuple[Entry, RingKey] | 
         version = fields["version"]
         if fields["format"] == FORMAT and type(version) is int and version > VERSION:
             return f"{file} was written by a newer treering (version {version})"
-        more = () if version == 1 else (fields["model"], fields["revoked"], pattern_of(fields["pattern"]))
+        more = ("", None, Pattern("rings"))  # what version 1 knew
+        if version != 1:
+            more = (fields["model"], fields["revoked"], pattern_of(fields["pattern"]))
         entry = Entry(fields["name"], fields["id"], fields["created"], fields["label"], *more)
         entry.check()
         if "sealed" in fields:

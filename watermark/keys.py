@@ -9,19 +9,20 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 SECRET_BYTES = 32
-KINDS = ("rings", "levels", "dense", "zeros")
+KINDS = ("dense", "rings", "levels", "zeros")
 
 
 @dataclass(frozen=True)
 class Pattern:
     """What a key writes into the Fourier transform of the noise, and where.
 
-    - ``rings``: one real value for each ring and channel, Gaussian. Looks the same from every angle. Wen et al.
-      2023, https://arxiv.org/abs/2305.20030, but Hermitian.
+    - ``dense`` (default): a value of its own for every pair of conjugate bins. Holds far more evidence than rings
+      do. A picture that was turned has to be turned back, for which :mod:`watermark.search` is.
+    - ``rings``: one real value for each ring and channel, Gaussian. Wen et al. 2023,
+      https://arxiv.org/abs/2305.20030, but Hermitian. The same from every angle about the corner of the latent, not
+      about the centre of the picture: turned pictures have to be turned back here, too, and lose more.
     - ``levels``: rings of +1 and −1, farther apart from each other than Gaussian ones; as RingID,
       https://arxiv.org/abs/2404.14055.
-    - ``dense``: a value of its own for every pair of conjugate bins. Holds far more evidence; a rotated picture
-      has to be rotated back.
     - ``zeros``: nothing but less energy. Every such key is the same, so that it can say "marked", not by whom.
 
     Args:
@@ -35,7 +36,7 @@ class Pattern:
         ValueError: if an argument is out of range.
     """
 
-    kind: str = "rings"
+    kind: str = "dense"
     channels: tuple[int, ...] | None = None
     inner: int = 3
     outer: int | None = None

@@ -37,20 +37,26 @@ def watermarked_noise(
         device: of the result.
 
     Returns:
-        Tensor of the given shape, of mean 0 and variance 1.
+        Tensor of the given shape; values of mean 0 and variance 1 over each latent.
 
     Raises:
         ValueError: if the shape does not suit, see :func:`watermark.rings.rings_for`, or the strength is out of
             range.
     """
+    return marked(key, torch.randn(shape, generator=generator, dtype=torch.float64), strength).to(device, dtype)
+
+
+def marked(key: RingKey, plain: Tensor, strength: float) -> Tensor:
+    """White noise (C, H, W) or (B, C, [F,] H, W) float64, with the key mixed in; see :func:`watermarked_noise`."""
     if not 0 < strength <= 1:
         raise ValueError(f"strength must be above 0 and at most 1, got {strength}")
-    rings = rings_for(tuple(shape), key.pattern)
-    spectrum = torch.fft.fft2(torch.randn(shape, generator=generator, dtype=torch.float64))
+    shape = tuple(plain.shape)
+    rings = rings_for(shape, key.pattern)
+    spectrum = torch.fft.fft2(plain)
     inside = torch.from_numpy(rings.index >= 0)
-    marks = torch.from_numpy(key_spectrum(key, tuple(shape))) * (shape[-2] * shape[-1]) ** 0.5
+    marks = torch.from_numpy(key_spectrum(key, shape)) * (shape[-2] * shape[-1]) ** 0.5
     by_channel = spectrum.movedim(0 if len(shape) == 3 else 1, 0)
     for channel, mark in zip(rings.channels, marks, strict=True):
         own = by_channel[channel]
         by_channel[channel] = torch.where(inside, strength * mark + (1 - strength**2) ** 0.5 * own, own)
-    return torch.fft.ifft2(spectrum).real.to(device, dtype)
+    return torch.fft.ifft2(spectrum).real

@@ -32,14 +32,14 @@ def generated_nulls(
 
     Args:
         model: the model.
-        prompts: used in turn.
+        prompts: used in turn, each for two pictures.
         count: of pictures.
         seed: of the first one.
         guidance: classifier-free guidance scale.
         steps: of the sampler.
     """
     for i in range(count):
-        key, prompt = RingKey.generate() if i % 2 else None, prompts[i % len(prompts)]
+        key, prompt = RingKey.generate() if i % 2 else None, prompts[i // 2 % len(prompts)]
         (made,) = generate(model, [prompt], key=key, seed=seed + i, guidance=guidance, steps=steps)
         yield (OTHER_KEY if i % 2 else UNMARKED), made.image
 
@@ -67,7 +67,8 @@ def calibrate(
             families.append(family)
             yield image
 
-    for done, (_, z) in enumerate(verifier.examine(images()), 1):
+    for done, examined in enumerate(verifier.examine(images()), 1):
+        z = examined.noise
         if z is not None and bool(np.isfinite(z.numpy()).all()):
             used.append(families[done - 1])
             noise.append(z.numpy().astype(np.float16))

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from numpy.typing import NDArray
+from scipy.special import ndtri
 from torch import Tensor
 
 from watermark.detection import TINY, angle_test
 from watermark.features import Array, as_noise
 from watermark.keys import RingKey
-from watermark.noise import watermarked_noise
+from watermark.noise import marked
 from watermark.rings import rings_for
 
 
@@ -51,6 +54,9 @@ def numbered_noise(
 ) -> Tensor:
     """The noise of picture ``number`` of a key, always the same; other numbers tell nothing about it.
 
+    It comes from the key stream of a cipher, ChaCha20, not from a seeded generator: PyTorch's on the CPU knows
+    2³² seeds, which could be tried one by one, and whose noises meet by chance.
+
     Args:
         key: the key.
         shape: as for :func:`watermark.noise.watermarked_noise`; a batch is one picture here, so mostly (1, C, H,
@@ -65,9 +71,11 @@ def numbered_noise(
     """
     if number < 0:
         raise ValueError(f"number must be at least 0, got {number}")
-    seed = int.from_bytes(key.derive(f"picture/{number}", 8), "big") >> 1
-    g = torch.Generator().manual_seed(seed)
-    return watermarked_noise(key, shape, strength=strength, generator=g, dtype=dtype, device=device)
+    count = int(np.prod(shape))
+    stream = Cipher(ChaCha20(key.derive(f"picture/{number}", 32), bytes(16)), mode=None).encryptor()
+    bits = np.frombuffer(stream.update(bytes(8 * count)), dtype="<u8")
+    plain = torch.from_numpy(ndtri((bits.astype(np.float64) + 0.5) / 2.0**64).clip(-40, 40).reshape(shape))
+    return marked(key, plain, strength).to(device, dtype)
 
 
 def confirm(noise: Tensor | NDArray[np.floating], key: RingKey, numbers: Iterable[int]) -> list[Confirmation]:

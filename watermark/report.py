@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from watermark.verify import INCONCLUSIVE, NOT_DETECTED, UNREADABLE, WATERMARKED, Verdict
+from watermark.verdict import INCONCLUSIVE, NOT_DETECTED, UNREADABLE, WATERMARKED, Verdict
 
 COLOURS = {WATERMARKED: "green", NOT_DETECTED: "default", INCONCLUSIVE: "yellow", UNREADABLE: "red"}
 
@@ -40,13 +40,47 @@ def verdict_table(verdicts: Iterable[Verdict], title: str | None = None) -> Tabl
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     table.add_column("notes", overflow="fold")
     for v in verdicts:
-        notes = "; ".join(filter(None, (v.reason, v.transform, *v.warnings)))
+        others = f"also {', '.join(v.other_keys)}" if v.other_keys else ""
+        notes = "; ".join(filter(None, (v.reason, v.transform, others, number_text(v), *v.warnings)))
         status = f"[{COLOURS[v.status]}]{v.status}[/]"
         rho = "–" if v.rho is None else f"{v.rho:.3f}"
         table.add_row(
             escape(printable(v.name)), status, p_text(v.p_value), rho, v.key or "–", escape(printable(notes))
         )
     return table
+
+
+def number_text(verdict: Verdict) -> str:
+    """Which picture of the key it is, in words; empty if nothing was asked."""
+    if verdict.number is None or verdict.number_p_value is None:
+        return ""
+    how = f"r = {verdict.correlation:.2f}, p = {p_text(verdict.number_p_value)}"
+    return (
+        f"picture {verdict.number} ({how})" if verdict.number_p_value <= 1e-6 else f"none of the pictures ({how})"
+    )
+
+
+def evidence_text(verdicts: Sequence[Verdict], fpr: float) -> str:
+    """What the p-values of a table rest on, in one sentence or two."""
+    tested = [v for v in verdicts if v.p_value is not None]
+    if not tested:
+        return "nothing was tested"
+    one = tested[0]
+    tried = f"{one.keys_tried} key{'s' * (one.keys_tried > 1)} × {one.transforms_tried} transformations"
+    if one.null_images is None:
+        return (
+            f"level {fpr:g} over {tried}; p is over the secret choice of key; not calibrated: false positives of "
+            "these very keys were not counted"
+        )
+    found = [v for v in tested if v.status == WATERMARKED and v.fpr_bound is not None]
+    worst = max(((v.fpr_bound, v.null_hits) for v in found), default=None)
+    counted = (
+        f"calibrated on {one.null_images:,} null images"
+        if worst is None
+        else f"calibrated: at most {worst[1]} of {one.null_images:,} null images fit as well as what was found: a "
+        f"rate of at most {worst[0]:.1e} at 95 % confidence"
+    )
+    return f"level {fpr:g} over {tried}; p is over the secret choice of key; {counted}"
 
 
 def record_table(records: Iterable[Any], fields: Sequence[str]) -> Table:

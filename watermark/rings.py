@@ -74,7 +74,7 @@ def rings_for(shape: tuple[int, ...], pattern: Pattern = Pattern()) -> Rings:  #
         raise ValueError(f"radii {pattern.inner} … {outer} do not fit a latent of {height} × {width}")
     radii = tuple(range(pattern.inner, outer + 1))
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :]) * short
-    index = np.rint(radius).astype(np.int64) - radii[0]
+    index = np.rint(np.round(radius, 9)).astype(np.int64) - radii[0]
     index[(index < 0) | (index >= len(radii))] = -1
     index[tuple(np.meshgrid(*([0, n // 2] if n % 2 == 0 else [0] for n in (height, width))))] = -1
     if pattern.channels is None:

@@ -2,13 +2,15 @@
 
 Looking in many places finds something in one of them, so a p-value is that of the whole family of keys and
 transformations: N A p by Bonferroni, or, with decoys, N times the share of random keys that fit as well anywhere.
-Both hold for any image, because the keys are secret, see :mod:`watermark.detection`.
+Both hold for any image, because the keys are secret, see :mod:`watermark.detection`. For one key over white noise
+Bonferroni's holds where nothing is undone by interpolation: turned or enlarged noise is not white.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +30,8 @@ class Transform:
         angle: degrees it was turned counter-clockwise, about its centre.
         flip: whether it was mirrored left to right, before it was turned.
         shift: (down, right) by how many latent pixels it was moved, what leaves coming in at the other side.
-        crop: which share of its height and width, from its middle, fills the picture now; 1 is all.
+        crop: which share of its height and width, from its middle, fills the picture now; 1 is all. A pair if the
+            two differ, so that the picture is stretched.
 
     Raises:
         ValueError: unless 0 < crop ≤ 1.
@@ -37,29 +40,36 @@ class Transform:
     angle: float = 0.0
     flip: bool = False
     shift: tuple[float, float] = (0.0, 0.0)
-    crop: float = 1.0
+    crop: float | tuple[float, float] = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.crop <= 1:
+        if not all(0 < share <= 1 for share in self.shares):
             raise ValueError(f"crop must be above 0 and at most 1, got {self.crop}")
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """The shares of height and width that were cropped to."""
+        return self.crop if isinstance(self.crop, tuple) else (self.crop, self.crop)
 
     def __str__(self) -> str:
         """What was done, in words; empty for nothing."""
         down, right = self.shift
+        high, wide = self.shares
         parts = {
             "mirrored": self.flip,
             f"turned by {self.angle:g}°": self.angle,
             f"moved by {down:g} down and {right:g} right": self.shift != (0.0, 0.0),
-            f"cropped to {self.crop:g}": self.crop != 1,
+            f"cropped to {high:g}" if high == wide else f"cropped to {high:g} × {wide:g}": min(high, wide) < 1,
         }
         return ", ".join(text for text, done in parts.items() if done)
 
 
-IDENTITY = (Transform(),)
+UNCHANGED = Transform()
+IDENTITY = (UNCHANGED,)
 
 
 def transforms_of(
-    rotations: int = 1, mirrored: bool = False, shifts: int = 0, crops: Sequence[float] = ()
+    rotations: int = 1, mirrored: bool = False, shifts: int = 0, crops: Sequence[float | tuple[float, float]] = ()
 ) -> tuple[Transform, ...]:
     """All combinations of what may have been done.
 
@@ -80,9 +90,17 @@ def transforms_of(
         for crop in dict.fromkeys((1.0, *crops))
         for down in sorted(moves, key=abs)
         for right in sorted(moves, key=abs)
-        for flip in ((False, True) if mirrored else (False,))
         for turn in range(rotations)
+        for flip in ((False, True) if mirrored else (False,))
     )
+
+
+def plain_transforms(shape: tuple[int, ...]) -> tuple[Transform, ...]:
+    """What happens to pictures without a trace, for latents (C, H, W): mirroring, and turning by right angles.
+
+    Eight, or four where the latent is not square, since a quarter turn would not fit.
+    """
+    return transforms_of(4 if shape[-2] == shape[-1] else 2, mirrored=True)
 
 
 @dataclass(frozen=True)
@@ -160,10 +178,10 @@ def search_vectors(
     scale = scale_of(whitening, z.shape, pattern)
     drawn = random_directions(decoys, directions, pattern.kind)
     out = []
-    for sample in z:
-        seen = [noise_vector(undo(sample[None], t), pattern) for t in transforms]
-        y, energy = (np.concatenate(part) for part in zip(*seen, strict=True))
-        plain, y = y, y / scale
+    seen = [noise_vector(view, pattern) for view in views(z, transforms)]
+    for i in range(len(z)):
+        plain, energy = (np.stack([pair[part][i] for pair in seen]) for part in (0, 1))
+        y = plain / scale
         norm = np.linalg.norm(y, axis=1)
         if not (norm > 0).all():
             raise ValueError("noise is zero on all rings: nothing to test")
@@ -172,7 +190,7 @@ def search_vectors(
         single = p_of(best, where, y, directions, pattern.kind)
         if decoys:
             peak = np.sort((drawn @ (y / norm[:, None]).T).max(1))
-            per_key = (1 + decoys - np.searchsorted(peak, best, side="left")) / (decoys + 1)
+            per_key = (1 + decoys - np.searchsorted(peak, best - 1e-12)) / (decoys + 1)  # ties count
         else:
             per_key = np.minimum(1.0, len(transforms) * single)
         winner = int(np.lexsort((-best, single))[0])
@@ -193,16 +211,25 @@ def search_vectors(
 def p_of(best: Array, where: NDArray[np.int64], y: Array, directions: Array, kind: str) -> Array:
     """P of every key through its best transformation alone, (N,)."""
     p = np.maximum(angle_test(best, directions.shape[1])[1], TINY)
-    if kind == "levels":  # counting is slow, so only where it can matter
-        for i in np.flatnonzero(p < 0.01):
+    if kind == "levels":  # counting is slow, so only where it can matter; elsewhere Hoeffding's larger bound
+        weighted = y[where] * directions
+        fit = np.maximum(weighted.sum(1), 0)
+        bound = np.exp(-(fit**2) / np.maximum(2 * (weighted**2).sum(1), TINY))
+        counted = p < 0.01
+        p[~counted] = np.maximum(p, bound)[~counted]
+        for i in np.flatnonzero(counted):
             size = np.abs(directions[i])
             p[i] = max(p[i], sign_test(y[where[i]] * size, np.sign(directions[i])))
     return p
 
 
 def random_directions(count: int, directions: Array, kind: str) -> Array:
-    """Directions of keys that nobody has, (count, d); always the same, so that a picture has one verdict."""
-    rng = np.random.default_rng(0)
+    """Directions of keys that nobody has, (count, d).
+
+    Always the same for the same keys, so that a picture has one verdict, and as secret as they are: an image could
+    be made that fits no decoy, if they were known.
+    """
+    rng = np.random.default_rng(list(hashlib.sha256(np.ascontiguousarray(directions).tobytes()).digest()))
     if kind == "levels":
         return rng.choice([-1.0, 1.0], (count, directions.shape[1])) * np.abs(directions[0])
     drawn = rng.standard_normal((count, directions.shape[1]))
@@ -218,18 +245,43 @@ def holm(p: Array) -> Array:
     return adjusted
 
 
+def views(z: Array, transforms: Sequence[Transform]) -> Iterator[Array]:
+    """Noise (B, C, [F,] H, W) with each transformation undone; neighbours share what they have in common."""
+    whole: tuple[tuple[float, float], Array] = (1.0, 1.0), z
+    upright: tuple[Transform, Array] = UNCHANGED, z
+    for transform in transforms:
+        if whole[0] != transform.shares:
+            whole = transform.shares, uncrop(z, transform.shares)
+        if upright[0] != replace(transform, flip=False):
+            upright = replace(transform, flip=False), move_back(whole[1], transform)
+        yield upright[1][..., ::-1] if transform.flip else upright[1]
+
+
 def undo(z: Array, transform: Transform) -> Array:
     """Noise (B, C, [F,] H, W) of a transformed picture as that of the picture before."""
-    if transform.crop != 1:
-        height, width = z.shape[-2:]
-        centre = [(height - 1) / 2, (width - 1) / 2]
-        matrix = np.diag([*[1.0] * (z.ndim - 2), 1 / transform.crop, 1 / transform.crop])
-        offset = [*[0.0] * (z.ndim - 2), *(c - c / transform.crop for c in centre)]
-        z = ndimage.affine_transform(z, matrix, offset, order=3, mode="constant")
+    (view,) = views(z, [transform])
+    return view
+
+
+def uncrop(z: Array, shares: tuple[float, float]) -> Array:
+    """Noise made small again, with nothing around it."""
+    if shares == (1.0, 1.0):
+        return z
+    factor = 1 / np.array(shares)
+    centre = (np.array(z.shape[-2:]) - 1) / 2
+    planes = [
+        ndimage.affine_transform(plane, factor, centre - centre * factor, order=3, mode="constant")
+        for plane in z.reshape(-1, *z.shape[-2:])
+    ]
+    return np.stack(planes).reshape(z.shape)
+
+
+def move_back(z: Array, transform: Transform) -> Array:
+    """Noise with shift and rotation undone."""
     if transform.shift != (0.0, 0.0):
         down, right = transform.shift
         phase = np.fft.fftfreq(z.shape[-2])[:, None] * down + np.fft.fftfreq(z.shape[-1])[None, :] * right
         z = np.fft.ifft2(np.fft.fft2(z) * np.exp(2j * np.pi * phase)).real
-    if transform.angle:
-        z = ndimage.rotate(z, -transform.angle, axes=(-1, -2), reshape=False, order=3, mode="constant")
-    return z[..., ::-1].copy() if transform.flip else z
+    if transform.angle % (90 if z.shape[-1] == z.shape[-2] else 180) == 0:
+        return np.rot90(z, -int(transform.angle // 90), (-2, -1))
+    return ndimage.rotate(z, -transform.angle, axes=(-1, -2), reshape=False, order=3, mode="constant")

@@ -5,69 +5,29 @@ pixels → :func:`inversion.invert_decoder` → z_0 → :func:`inversion.invert_
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion
-from inversion.fingerprint import fingerprint
-from watermark.calibration import Calibration, Settings, false_positives
-from watermark.detection import detect
+from inversion.diffusion import choose
+from inversion.fingerprint import digest_of, fingerprint
+from inversion.model import sapling_folder
+from watermark.calibration import Calibration, CalibrationError, Settings
+from watermark.family import Family, Finding
+from watermark.foreign import ArrayKey
 from watermark.images import ImageError, Picture, fit, from_image, read_picture, why_inconclusive
-from watermark.keys import Pattern, RingKey
-from watermark.search import IDENTITY, Transform, key_matrix, search_vectors
-
-WATERMARKED, NOT_DETECTED = "watermarked", "not_detected"
-INCONCLUSIVE, UNREADABLE = "inconclusive", "unreadable"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What can be said about one image.
-
-    Attributes:
-        name: the path that was read, or ``image 0``, ``image 1`` … for images in memory.
-        status: ``watermarked``, ``not_detected``, ``inconclusive`` or ``unreadable``.
-        key: name of the key that fits best, if a test was made.
-        p_value: its p-value, times the number of keys and transformations tried (Bonferroni), at most 1; None
-            without a test.
-        rho: correlation of the marked Fourier bins with that key, about 0.7 for an unharmed mark; None without a
-            test.
-        keys_tried: number of keys that p_value is corrected for.
-        transforms_tried: number of transformations that it is corrected for.
-        transform: what was undone to see the key, in words; empty for nothing.
-        null_hits: how many null images of the calibration fit this key as well, as they are, nothing undone; None
-            without a calibration.
-        null_images: how many there are.
-        fpr_bound: so the rate at which this key alone is found in such images, at this fit and nothing undone, is
-            at most this, at 95 % confidence. Larger than p_value unless there are very many.
-        reason: why there is no verdict, or empty.
-        warnings: what was not plain about the file, and how it was fitted to the model.
-        sha256: of the file's bytes, or empty.
-    """
-
-    name: str
-    status: str
-    key: str | None = None
-    p_value: float | None = None
-    rho: float | None = None
-    keys_tried: int = 0
-    transforms_tried: int = 0
-    transform: str = ""
-    null_hits: int | None = None
-    null_images: int | None = None
-    fpr_bound: float | None = None
-    reason: str = ""
-    warnings: tuple[str, ...] = ()
-    sha256: str = ""
+from watermark.keys import RingKey
+from watermark.numbered import confirm
+from watermark.search import UNCHANGED, Transform, plain_transforms, undo
+from watermark.verdict import INCONCLUSIVE, UNREADABLE, WATERMARKED, Verdict
 
 
 @dataclass(frozen=True)
@@ -76,16 +36,19 @@ class Verifier:
 
     Args:
         model: the model that the images may have been generated with.
-        keys: the keys to look for, by name.
-        fpr: an image is called ``watermarked`` if its corrected p-value is at most this. The p-value is exact for
-            white Gaussian noise; recovered noise is only nearly so, which is why the default is strict.
+        keys: the keys to look for, by name; those of other code, too, see :mod:`watermark.foreign`.
+        fpr: an image is called ``watermarked`` if its corrected p-value is at most this, and no count of null
+            images speaks against it. How far that can be relied on is the verdict's ``evidence``.
         steps: DDIM inversion steps.
         decoder: decoder inversion method, see :func:`inversion.invert_decoder`.
         batch_size: images that go through the networks together.
         transforms: what may have been done to an image since it was generated; each is undone on the recovered
-            noise, and p corrected for their number. See :func:`watermark.search.transforms_of`.
-        calibration: what noise without a mark looks like; whitens the test, and has the key's false positives
-            counted.
+            noise, and p corrected for their number, see :func:`watermark.search.transforms_of`. None is mirroring
+            and turning by right angles.
+        calibration: what noise without a mark looks like; whitens the test, and has the keys' false positives
+            counted. See :func:`watermark.calibration.calibration_of` for that of a model.
+        numbers: if a key is found, which of its pictures with these numbers it is, see
+            :mod:`watermark.numbered`; empty for pictures whose noise was not numbered.
 
     Raises:
         ValueError: if the model makes videos, there are no keys, a number is out of range, or the calibration was
@@ -93,13 +56,14 @@ class Verifier:
     """
 
     model: LatentDiffusionModel
-    keys: Mapping[str, RingKey]
+    keys: Mapping[str, RingKey | ArrayKey]
     fpr: float = 1e-6
     steps: int = 10
     decoder: str = "anderson"
     batch_size: int = 8
-    transforms: tuple[Transform, ...] = IDENTITY
+    transforms: tuple[Transform, ...] | None = None
     calibration: Calibration | None = None
+    numbers: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if len(self.model.latent_shape) != 3:
@@ -110,7 +74,12 @@ class Verifier:
             raise ValueError(f"fpr must be between 0 and 1, got {self.fpr}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-        if not self.transforms:
+        for name, key in self.keys.items():
+            if isinstance(key, ArrayKey) and key.values.shape != self.model.latent_shape:
+                raise ValueError(
+                    f"the key {name!r} is made for latents of {key.values.shape}, not {self.model.latent_shape}"
+                )
+        if self.transforms is not None and not self.transforms:
             raise ValueError("transforms must hold at least one, Transform() for none")
         if self.calibration is not None:
             self.calibration.check(self.settings, fingerprint(self.model))
@@ -118,20 +87,28 @@ class Verifier:
     @property
     def settings(self) -> Settings:
         """How noise is recovered: what a calibration is bound to."""
-        return Settings(self.model.name, self.model.latent_shape, self.steps, self.decoder)
+        schedule = self.model.schedule(self.steps, (1, *self.model.latent_shape))
+        return Settings(
+            model=self.model.name,
+            latent_shape=self.model.latent_shape,
+            steps=self.steps,
+            decoder=self.decoder,
+            diffusion=choose(schedule),
+            schedule=digest_of(schedule),
+        )
 
     def verify(self, images: Iterable[str | Path | Image.Image]) -> Iterator[Verdict]:
         """One verdict for each image, in order, a batch at a time. No image's fault stops the others."""
-        for verdict, _ in self.examine(images):
-            yield verdict
+        for examined in self.examine(images):
+            yield examined.verdict
 
-    def examine(self, images: Iterable[str | Path | Image.Image]) -> Iterator[tuple[Verdict, Tensor | None]]:
-        """Like :meth:`verify`, together with the recovered noise (C, h, w) of every image that was tested."""
+    def examine(self, images: Iterable[str | Path | Image.Image]) -> Iterator[Examined]:
+        """Like :meth:`verify`, together with the recovered noise of every image that was tested."""
         numbered = enumerate(images)
         while batch := [self._read(i, image) for i, image in islice(numbered, self.batch_size)]:
             tested = iter(self._test([item for item in batch if isinstance(item, Opened)]))
             for item in batch:
-                yield next(tested) if isinstance(item, Opened) else (item, None)
+                yield next(tested) if isinstance(item, Opened) else Examined(item)
 
     def recover_noise(self, x: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) float32 in [-1, 1] → recovered initial noise (B, C, h, w) float32.
@@ -156,110 +133,83 @@ class Verifier:
             return Verdict(name, INCONCLUSIVE, reason=reason, warnings=picture.warnings, sha256=picture.sha256)
         return Opened(name, picture)
 
-    def _test(self, opened: list[Opened]) -> list[tuple[Verdict, Tensor]]:
+    def _test(self, opened: list[Opened]) -> list[Examined]:
         if not opened:
             return []
         fitted = [fit(item.picture, self.model.image_size) for item in opened]
         z_T = self.recover_noise(torch.stack([x for x, _ in fitted])).cpu()
         sound = torch.isfinite(z_T).flatten(1).all(1)
-        found = iter(self._search(z_T[sound].numpy()))
-        return [
-            (
-                self._verdict(item, next(found) if sound[i] else None, item.picture.warnings + fitted[i][1]),
-                z_T[i],
-            )
-            for i, item in enumerate(opened)
-        ]
+        found = iter(self._family.test(z_T[sound].numpy()))
+        out = []
+        for item, (_, fitting), z, is_sound in zip(opened, fitted, z_T, sound, strict=True):
+            finding = next(found) if is_sound else None
+            verdict = self._verdict(item, finding, z, item.picture.warnings + fitting)
+            out.append(Examined(verdict, z, UNCHANGED if finding is None else finding.transform))
+        return out
 
     @cached_property
-    def _null_p(self) -> dict[str, NDArray[np.float64]]:
-        """P of all null images for the keys that were asked for so far."""
-        return {}
+    def _family(self) -> Family:
+        transforms = plain_transforms(self.model.latent_shape) if self.transforms is None else self.transforms
+        return Family(self.keys, transforms, self.model.latent_shape, self.fpr, self.calibration)
 
-    @cached_property
-    def _by_pattern(self) -> tuple[Group, ...]:
-        """The keys of every pattern."""
-        shape = (1, *self.model.latent_shape)
-        groups: dict[Pattern, list[str]] = {}
-        for name, key in self.keys.items():
-            groups.setdefault(key.pattern, []).append(name)
-        return tuple(
-            Group(
-                pattern,
-                tuple(names),
-                key_matrix([self.keys[name] for name in names], shape),
-                None
-                if self.calibration is None or pattern.kind == "zeros"
-                else self.calibration.whitening(pattern),
-            )
-            for pattern, names in groups.items()
-        )
-
-    def _search(self, z: NDArray[np.floating]) -> list[Found]:
-        """The best of all keys through all transformations, for noise (B, C, h, w), B ≥ 0."""
-        best = [Found("", 2.0, 0.0, "")] * len(z)
-        for group in self._by_pattern if len(z) else ():
-            if group.pattern.kind == "zeros":
-                test = detect(z, self.keys[group.names[0]])
-                fits = [Found(group.names[0], p, r, "") for p, r in zip(test.p_value, test.rho, strict=True)]
-            else:
-                matches = search_vectors(
-                    z.astype(np.float64), group.directions, group.pattern, self.transforms, group.whitening
-                )
-                fits = [
-                    Found(group.names[m.key], m.single_p_value, m.rho, str(self.transforms[m.transform]))
-                    for m in matches
-                ]
-            best = [min(pair, key=lambda f: f.p_value) for pair in zip(best, fits, strict=True)]
-        return best
-
-    def _verdict(self, item: Opened, found: Found | None, notes: tuple[str, ...]) -> Verdict:
+    def _verdict(self, item: Opened, found: Finding | None, z: Tensor, notes: tuple[str, ...]) -> Verdict:
         digest = item.picture.sha256
         if found is None:
             reason = "the recovered noise is not finite; try --dtype fp32"
             return Verdict(item.name, INCONCLUSIVE, reason=reason, warnings=notes, sha256=digest)
-        family = len(self.keys) * len(self.transforms)
-        corrected = min(1.0, float(found.p_value) * family)
-        nulls = None
-        if self.calibration is not None:
-            if found.key not in self._null_p:
-                self._null_p[found.key] = self.calibration.null_p_values(self.keys[found.key])
-            nulls = false_positives(self._null_p[found.key], float(found.p_value))
+        which = None
+        key = self.keys[found.key]
+        if self.numbers and found.status == WATERMARKED and isinstance(key, RingKey):
+            (which,) = confirm(undo(z[None].numpy().astype(np.float64), found.transform), key, self.numbers)
         return Verdict(
             name=item.name,
-            status=WATERMARKED if corrected <= self.fpr else NOT_DETECTED,
+            status=found.status,
             key=found.key,
-            p_value=corrected,
-            rho=float(found.rho),
+            p_value=found.p_value,
+            rho=found.rho,
+            evidence=found.evidence,
             keys_tried=len(self.keys),
-            transforms_tried=len(self.transforms),
-            transform=found.transform,
-            null_hits=None if nulls is None else nulls.hits,
-            null_images=None if nulls is None else nulls.images,
-            fpr_bound=None if nulls is None else nulls.bound,
+            transforms_tried=len(self._family.transforms),
+            transform=str(found.transform),
+            other_keys=found.other_keys,
+            null_hits=None if found.nulls is None else found.nulls.hits,
+            null_images=None if found.nulls is None else found.nulls.images,
+            fpr_bound=None if found.nulls is None else found.nulls.bound,
+            number=None if which is None else which.number,
+            correlation=None if which is None else which.correlation,
+            number_p_value=None if which is None else which.p_value,
+            reason=found.reason,
             warnings=notes,
             sha256=digest,
         )
 
 
+def with_calibration(verifier: Verifier) -> Verifier:
+    """The verifier with the calibration that lies in its model's folder; as it is if none does, or none that fits.
+
+    The file is ``calibration.safetensors``, for the embedded model and for local folders.
+    """
+    name = verifier.model.name
+    file = (sapling_folder() if name == "sapling" else Path(name)) / "calibration.safetensors"
+    try:
+        return replace(verifier, calibration=Calibration.load(file)) if file.is_file() else verifier
+    except CalibrationError:
+        return verifier
+
+
 @dataclass(frozen=True)
-class Group:
-    """Keys of one pattern, their directions (N, d), and what their coordinates are divided by."""
+class Examined:
+    """A verdict and what it rests on.
 
-    pattern: Pattern
-    names: tuple[str, ...]
-    directions: NDArray[np.float64]
-    whitening: NDArray[np.float64] | None
+    Attributes:
+        verdict: the verdict.
+        noise: (C, h, w) float32 recovered noise, as it came; None without a test.
+        transform: what has to be undone in it to see the key.
+    """
 
-
-@dataclass(frozen=True)
-class Found:
-    """The key that fits best, its p-value alone, ρ, and what was undone."""
-
-    key: str
-    p_value: float
-    rho: float
-    transform: str
+    verdict: Verdict
+    noise: Tensor | None = None
+    transform: Transform = UNCHANGED
 
 
 @dataclass(frozen=True)

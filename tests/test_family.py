@@ -1,0 +1,149 @@
+"""Keys of every kind and transformations, tested together; noise is made here, without networks."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from tests.test_calibration import SETTINGS, SHAPE, coloured
+from watermark import Pattern, RingKey, detect, watermarked_noise
+from watermark.calibration import Calibration
+from watermark.family import Family
+from watermark.foreign import detect_array, tree_ring_key
+from watermark.search import IDENTITY, UNCHANGED, Transform, plain_transforms, transforms_of, undo
+from watermark.verdict import CALIBRATED, INCONCLUSIVE, KEY_BASED, MODEL_BASED, NOT_DETECTED, WATERMARKED
+
+DENSE = [RingKey(bytes([i]) * 32) for i in range(6)]
+RINGS = RingKey(bytes([50]) * 32, Pattern("rings"))
+ZEROS = RingKey(bytes([60]) * 32, Pattern("zeros"))
+THEIRS = tree_ring_key(7, SHAPE, pattern="rand", radius=8)
+
+
+def white(count, seed=0):
+    return np.random.default_rng(seed).standard_normal((count, *SHAPE))
+
+
+def marked(key, count=1, seed=0, strength=0.7):
+    g = torch.Generator().manual_seed(seed)
+    return watermarked_noise(key, (count, *SHAPE), strength=strength, generator=g, dtype=torch.float64).numpy()
+
+
+def family(keys, transforms=IDENTITY, fpr=1e-6, calibration=None):
+    return Family(keys, transforms, SHAPE, fpr, calibration)
+
+
+def nulls(noise):
+    return Calibration(SETTINGS, np.ones(8, dtype=np.float32), noise.astype(np.float16), ("null",) * len(noise))
+
+
+def test_every_kind_of_key_is_told_from_the_others():
+    keys = {"dense": DENSE[0], "other": DENSE[1], "rings": RINGS, "zeros": ZEROS}
+    noise = np.concatenate([marked(DENSE[0]), marked(RINGS), white(1)])
+    dense, rings, none = family(keys).test(noise)
+    assert (dense.status, dense.key, dense.evidence) == (WATERMARKED, "dense", KEY_BASED)
+    assert dense.p_value == pytest.approx(4 * detect(noise[:1], DENSE[0]).p_value[0])
+    assert (rings.status, rings.key) == (WATERMARKED, "rings")
+    assert none.status == NOT_DETECTED
+    assert family(keys).test(noise[:0]) == []
+
+
+def test_p_is_corrected_for_all_that_was_looked_at():
+    turned = np.rot90(marked(DENSE[0], strength=0.2), 1, (-2, -1))
+    keys = {"a": DENSE[0], "b": DENSE[1], "c": DENSE[2]}
+    (found,) = family(keys, plain_transforms(SHAPE)).test(turned)
+    assert str(found.transform) == "turned by 90°"
+    assert found.p_value == pytest.approx(3 * 8 * detect(undo(turned, Transform(90)), DENSE[0]).p_value[0])
+    assert plain_transforms((4, 32, 32)) == transforms_of(4, mirrored=True)
+    assert plain_transforms((4, 32, 48)) == transforms_of(2, mirrored=True)
+
+
+def test_family_wise_errors_are_as_many_as_allowed():
+    """1,500 samples without a mark, 7 keys of two patterns, 8 transformations, at 5 % and 20 %."""
+    keys = {str(i): key for i, key in enumerate([*DENSE, RINGS])}
+    found = family(keys, plain_transforms(SHAPE), fpr=0.2).test(white(1500, seed=3))
+    p = np.array([f.p_value for f in found])
+    for level in (0.05, 0.2):
+        assert stats.binomtest(int((p <= level).sum()), len(p), level, "greater").pvalue > 1e-3
+
+
+def test_two_keys_in_one_image_are_both_named():
+    both = marked(DENSE[0], strength=0.5) + marked(DENSE[1], seed=1, strength=0.5)
+    keys = {str(i): key for i, key in enumerate(DENSE)}
+    (found,) = family(keys).test(both)
+    assert found.status == WATERMARKED
+    assert {found.key, *found.other_keys} == {"0", "1"}
+    (alone,) = family(keys).test(marked(DENSE[0]))
+    assert alone.other_keys == ()
+
+
+@pytest.mark.parametrize("key", [ZEROS, THEIRS])
+def test_without_null_images_a_key_that_needs_white_noise_accuses_nobody(key):
+    noise = marked(ZEROS) if key is ZEROS else white(1) + np.fft.ifft2(2 * key.mark).real
+    test = detect(noise, key) if key is ZEROS else detect_array(noise, key)
+    (found,) = family({"a": key}).test(noise)
+    assert test.p_value[0] < 1e-6
+    assert found.p_value == pytest.approx(test.p_value[0])
+    assert (found.status, found.evidence) == (INCONCLUSIVE, MODEL_BASED)
+    assert "white noise only" in found.reason
+    (none,) = family({"a": key}).test(white(1))
+    assert (none.status, none.evidence) == (NOT_DETECTED, MODEL_BASED)
+
+
+@pytest.mark.parametrize("key", [ZEROS, THEIRS])
+def test_with_null_images_its_p_is_the_share_of_them_that_fit_as_well(key):
+    noise = marked(ZEROS) if key is ZEROS else white(1) + np.fft.ifft2(2 * key.mark).real
+    made = nulls(white(200, seed=9))
+    (found,) = family({"a": key}, fpr=0.01, calibration=made).test(noise)
+    assert (found.status, found.evidence, found.p_value) == (WATERMARKED, CALIBRATED, 1 / 201)
+    (strict,) = family({"a": key}, fpr=1e-6, calibration=made).test(noise)
+    assert strict.status == INCONCLUSIVE
+    assert "support no level" in strict.reason
+    found = family({"a": key}, plain_transforms(SHAPE), 0.2, made).test(white(500, seed=2))
+    p = np.array([f.p_value for f in found])
+    for level in (0.05, 0.2):  # nulls and samples are exchangeable
+        assert stats.binomtest(int((p <= level).sum()), len(p), 1.4 * level, "greater").pvalue > 1e-3
+
+
+def test_a_drawn_key_is_calibrated_where_the_images_support_the_level():
+    made = nulls(coloured(400))
+    (loose,) = family({"a": DENSE[0]}, plain_transforms(SHAPE), 0.01, made).test(marked(DENSE[0]))
+    assert (loose.status, loose.evidence) == (WATERMARKED, CALIBRATED)
+    assert (loose.nulls.hits, loose.nulls.images) == (0, 400)
+    assert loose.nulls.bound == pytest.approx(made.smallest_level)
+    (strict,) = family({"a": DENSE[0]}, IDENTITY, 1e-6, made).test(marked(DENSE[0]))
+    assert (strict.status, strict.evidence) == (WATERMARKED, KEY_BASED)
+    (none,) = family({"a": DENSE[0]}, IDENTITY, 1e-6, made).test(coloured(1, seed=99).astype(float))
+    assert none.status == NOT_DETECTED
+    assert none.nulls.hits > 0
+
+
+def test_nulls_of_the_family_are_the_best_of_all_keys_and_transformations():
+    made = nulls(coloured(40))
+    keys = {"a": DENSE[0], "b": RINGS}
+    both = family(keys, plain_transforms(SHAPE), calibration=made)
+    expected = np.ones(40)
+    for own, other in made.halves():
+        for key in keys.values():
+            whitening = made.whitening(key.pattern, other)
+            for transform in both.transforms:
+                view = undo(made.noise[own].astype(float), transform)
+                p = 8 * detect(view, key, whitening=whitening).p_value
+                expected[own] = np.minimum(expected[own], p)
+    np.testing.assert_allclose(both._null_drawn, expected, rtol=1e-6)
+
+
+def test_null_images_that_fit_as_well_speak_against_a_verdict():
+    """Half of the images taken for unmarked carry the key."""
+    dirty = np.concatenate([marked(DENSE[0], 20), white(20)])[np.random.default_rng(0).permutation(40)]
+    keys = {"a": DENSE[0], "b": DENSE[1]}
+    (found,) = family(keys, calibration=nulls(dirty)).test(marked(DENSE[0], seed=5, strength=0.4))
+    assert found.status == INCONCLUSIVE
+    assert "null images fit as well" in found.reason
+    second = marked(DENSE[1], seed=7, strength=0.8) + marked(DENSE[0], seed=5, strength=0.2)
+    (found,) = family(keys, calibration=nulls(dirty)).test(second)
+    assert found.other_keys == ()
+
+
+def test_nothing_undone_is_the_identity():
+    z = white(2)
+    assert np.array_equal(undo(z, UNCHANGED), z)

@@ -1,0 +1,71 @@
+"""What can be said about one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+WATERMARKED, NOT_DETECTED = "watermarked", "not_detected"
+INCONCLUSIVE, UNREADABLE = "inconclusive", "unreadable"
+
+CALIBRATED, KEY_BASED, MODEL_BASED = "calibrated", "key-based", "model-based"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What can be said about one image.
+
+    How p was obtained is the ``evidence``:
+
+    - ``key-based``: exact over the secret choice of the key, for any image, see :mod:`watermark.detection`. How
+      often this one key is found where it is not was not counted, or not on enough images for the level.
+    - ``calibrated``: moreover counted on null images, as ``fpr_bound`` says, and that is at most the level; or, for
+      keys that allow nothing else, the share of null images that fit as well.
+    - ``model-based``: for keys of ``zeros`` and of other code, without a calibration: holds only if recovered noise
+      is white and Gaussian, which it is not. Such an image is never called ``watermarked``.
+
+    Attributes:
+        name: the path that was read, or ``image 0``, ``image 1`` … for images in memory.
+        status: ``watermarked``, ``not_detected``, ``inconclusive`` or ``unreadable``.
+        key: name of the key that fits best, if a test was made.
+        p_value: probability that any of the keys fits as well through any of the transformations in an image that
+            carries none (Bonferroni); None without a test.
+        rho: correlation of the marked Fourier bins with that key, about 0.7 for an unharmed mark; None without a
+            test.
+        evidence: how p was obtained, see above; empty without a test.
+        keys_tried: number of keys that p_value is corrected for.
+        transforms_tried: number of transformations that it is corrected for.
+        transform: what was undone to see the key, in words; empty for nothing.
+        other_keys: further keys that are in the image, by Holm's procedure at the level asked for.
+        null_hits: how many null images of the calibration fit any of the keys as well, all transformations undone
+            in them, too; None without a calibration.
+        null_images: how many there are.
+        fpr_bound: so the rate at which images like these are found, at this fit, is at most this, at 95 %
+            confidence. Larger than p_value unless there are very many.
+        number: which picture of the key it is, if numbers were given and the key was found.
+        correlation: of the noise outside the marked bins with that of this number: near 1 if nothing was lost,
+            around 0 for a forgery that has the pattern of the key alone.
+        number_p_value: probability that any of the numbers fits as well, if it is none of them.
+        reason: why there is no verdict, or empty.
+        warnings: what was not plain about the file, and how it was fitted to the model.
+        sha256: of the file's bytes, or empty.
+    """
+
+    name: str
+    status: str
+    key: str | None = None
+    p_value: float | None = None
+    rho: float | None = None
+    evidence: str = ""
+    keys_tried: int = 0
+    transforms_tried: int = 0
+    transform: str = ""
+    other_keys: tuple[str, ...] = ()
+    null_hits: int | None = None
+    null_images: int | None = None
+    fpr_bound: float | None = None
+    number: int | None = None
+    correlation: float | None = None
+    number_p_value: float | None = None
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+    sha256: str = ""
