@@ -108,18 +108,19 @@ QUICK = Run(True, 2, 4, "encoder", 2, (32, 128))
 
 
 def places() -> tuple[Transform, ...]:
-    """What the search undoes: either mirroring and 72 angles, or a crop of one of six shares from anywhere.
+    """What the search undoes: mirroring and 72 angles, or a crop of both sides or of one to one of six shares.
 
     A crop of share c leaves its middle within ±16 (1 − c) latent pixels of the picture's, of 32. Whole pixels are
     tried, and shares in steps of 0.05, so that along either side nothing is off by more than half a pixel for its
     place and 16 · 0.025 = 0.4 for its size; the finest marked structure, 10 cycles, is 3.2 long. Pictures turned
     *and* cropped would take the product of both, and are not looked for.
     """
-    crops = [
-        Transform(shift=moved.shift, crop=share)
-        for share in (0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
-        for moved in transforms_of(shifts=math.ceil(round(16 * (1 - share), 9)))
-    ]
+    crops = []
+    for share in (0.95, 0.9, 0.85, 0.8, 0.75, 0.7):
+        moves = transforms_of(shifts=math.ceil(round(16 * (1 - share), 9)))
+        crops += [Transform(shift=moved.shift, crop=share) for moved in moves]
+        crops += [Transform(shift=moved.shift, crop=(share, 1.0)) for moved in moves if moved.shift[1] == 0]
+        crops += [Transform(shift=moved.shift, crop=(1.0, share)) for moved in moves if moved.shift[0] == 0]
     return (*transforms_of(72, mirrored=True), *crops)
 
 

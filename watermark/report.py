@@ -12,8 +12,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from watermark.verdict import INCONCLUSIVE, NOT_DETECTED, UNREADABLE, WATERMARKED, Verdict
+from watermark.verdict import (
+    CALIBRATED,
+    INCONCLUSIVE,
+    KEY_BASED,
+    MODEL_BASED,
+    NOT_DETECTED,
+    UNREADABLE,
+    WATERMARKED,
+    Verdict,
+)
 
+EVIDENCE = {
+    KEY_BASED: "p is exact over the secret choice of the key; not counted for this key on enough null images",
+    CALIBRATED: "false positives were counted on null images, and are within the level",
+    MODEL_BASED: "p holds for white noise only, which recovered noise is not",
+}
 COLOURS = {WATERMARKED: "green", NOT_DETECTED: "default", INCONCLUSIVE: "yellow", UNREADABLE: "red"}
 
 
@@ -41,7 +55,8 @@ def verdict_table(verdicts: Iterable[Verdict], title: str | None = None) -> Tabl
     table.add_column("notes", overflow="fold")
     for v in verdicts:
         others = f"also {', '.join(v.other_keys)}" if v.other_keys else ""
-        notes = "; ".join(filter(None, (v.reason, v.transform, others, number_text(v), *v.warnings)))
+        seen = "" if v.status == NOT_DETECTED else v.transform
+        notes = "; ".join(filter(None, (v.reason, seen, others, number_text(v), *v.warnings)))
         status = f"[{COLOURS[v.status]}]{v.status}[/]"
         rho = "–" if v.rho is None else f"{v.rho:.3f}"
         table.add_row(
@@ -61,26 +76,29 @@ def number_text(verdict: Verdict) -> str:
 
 
 def evidence_text(verdicts: Sequence[Verdict], fpr: float) -> str:
-    """What the p-values of a table rest on, in one sentence or two."""
+    """What the p-values of a table rest on, a few lines."""
     tested = [v for v in verdicts if v.p_value is not None]
     if not tested:
         return "nothing was tested"
     one = tested[0]
-    tried = f"{one.keys_tried} key{'s' * (one.keys_tried > 1)} × {one.transforms_tried} transformations"
-    if one.null_images is None:
-        return (
-            f"level {fpr:g} over {tried}; p is over the secret choice of key; not calibrated: false positives of "
-            "these very keys were not counted"
-        )
-    found = [v for v in tested if v.status == WATERMARKED and v.fpr_bound is not None]
-    worst = max(((v.fpr_bound, v.null_hits) for v in found), default=None)
-    counted = (
-        f"calibrated on {one.null_images:,} null images"
-        if worst is None
-        else f"calibrated: at most {worst[1]} of {one.null_images:,} null images fit as well as what was found: a "
-        f"rate of at most {worst[0]:.1e} at 95 % confidence"
+    keys, places = (
+        f"{n} {what}{'s' * (n > 1)}" for n, what in ((one.keys_tried, "key"), (one.transforms_tried, "view"))
     )
-    return f"level {fpr:g} over {tried}; p is over the secret choice of key; {counted}"
+    lines = [f"level {fpr:g}, corrected for {keys} × {places}"]
+    lines += [f"{kind}: {EVIDENCE[kind]}" for kind in EVIDENCE if any(v.evidence == kind for v in tested)]
+    if one.null_images is None:
+        lines.append("no null images: see treering calibrate")
+    else:
+        found = [(v.null_hits, v.fpr_bound) for v in tested if v.status == WATERMARKED and v.fpr_bound is not None]
+        counted = (
+            "at most {} fit as well as what was found, a rate of at most {:.1e} at 95 % confidence".format(
+                *max(found)
+            )
+            if found
+            else "nothing was found"
+        )
+        lines.append(f"{one.null_images:,} null images: {counted}")
+    return "\n".join(lines)
 
 
 def record_table(records: Iterable[Any], fields: Sequence[str]) -> Table:
