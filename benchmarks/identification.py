@@ -23,7 +23,6 @@ published" here, while that over "six attacks" has square crops and no clean pic
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import statistics
@@ -31,49 +30,34 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import click
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from benchmarks.attacks import ATTACKS, SIX
+from benchmarks.identification_keys import KINDS, OURS, TESTS, Keys, all_keys, our_key, their_key
+from benchmarks.identification_report import draw, readme_table
 from benchmarks.record import RESULTS, rate, resume, write
 from inversion import LatentDiffusionModel, sample
 from inversion.model import data_folder
-from watermark.detection import TINY, angle_test
 from watermark.features import Array
-from watermark.foreign import ArrayKey, Complex, conjugate_bins, tree_ring_key
 from watermark.generate import initial_noise, to_images
 from watermark.images import fit, from_image
-from watermark.keys import Pattern, RingKey
-from watermark.search import IDENTITY, Transform, key_matrix, search_vectors, transforms_of, views
+from watermark.search import IDENTITY, Transform, transforms_of
 from watermark.verify import Verifier
 
-OURS = ("dense", "rings", "levels")
-KINDS = (*OURS, "tree-ring", "unmarked")
-TESTS = (*OURS, "tree-ring", "tree-ring, L1")
 CONDITIONS = ("clean", *SIX, "crop of the width", "rotation 77.5°", "crop 0.775", "blur 8")
 AVERAGES = {
     "six attacks": SIX,
     "as published": ("clean", *("crop of the width" if name == "crop 0.75" else name for name in SIX)),
 }
 SEARCHES = ("as it is", "searched")
-PUBLISHED = {
-    ("RingID", 32): (1.00, 0.93),
-    ("RingID", 2048): (1.00, 0.82),
-    ("tree-ring", 32): (0.79, 0.40),
-    ("tree-ring", 2048): (0.20, 0.07),
-}
-"""(method, keys) → identified, clean and on average, as published."""
-
 LEVEL, SEED, GUIDANCE, BATCH = 1e-6, 11, 3.0, 8
 Cell = dict[str, Any]
 
@@ -122,108 +106,6 @@ def places() -> tuple[Transform, ...]:
         crops += [Transform(shift=moved.shift, crop=(share, 1.0)) for moved in moves if moved.shift[1] == 0]
         crops += [Transform(shift=moved.shift, crop=(1.0, share)) for moved in moves if moved.shift[0] == 0]
     return (*transforms_of(72, mirrored=True), *crops)
-
-
-class Keys(Protocol):
-    """N keys of one kind."""
-
-    def test(
-        self, z: Array, transforms: Sequence[Transform], rows: NDArray[np.int64] | None = None
-    ) -> tuple[Array, int]:
-        """How badly every key fits noise (1, C, h, w), (N,), and which fits best.
-
-        Where keys have p-values, a misfit is p, corrected for the transformations. ``rows`` are the keys to test.
-        """
-
-
-@dataclass(frozen=True)
-class OurKeys:
-    """Keys of a pattern as unit vectors (N, d)."""
-
-    pattern: Pattern
-    directions: Array
-
-    def test(
-        self, z: Array, transforms: Sequence[Transform], rows: NDArray[np.int64] | None = None
-    ) -> tuple[Array, int]:
-        """By the search of the library."""
-        chosen = self.directions if rows is None else self.directions[rows]
-        (match,) = search_vectors(z, chosen, self.pattern, transforms)
-        return match.per_key, match.key
-
-
-@dataclass(frozen=True)
-class TheirKeys:
-    """Keys of tree-ring code, by the statistic of :func:`watermark.foreign.detect_array`.
-
-    Args:
-        where: (C, h, w) the mask and its conjugate.
-        marks: (N, 2n) what real noise holds of the keys there, of unit length, real and imaginary parts in turn.
-    """
-
-    where: NDArray[np.bool_]
-    marks: Array
-
-    def test(
-        self, z: Array, transforms: Sequence[Transform], rows: NDArray[np.int64] | None = None
-    ) -> tuple[Array, int]:
-        """P of every key through its best transformation, times their number."""
-        seen = np.concatenate([np.fft.fft2(view)[:, self.where] for view in views(z, transforms)]).view(np.float64)
-        marks = self.marks if rows is None else self.marks[rows]
-        cosine = (marks @ (seen / np.linalg.norm(seen, axis=1, keepdims=True)).T).max(1)
-        p = np.maximum(angle_test(cosine, int(self.where.sum()))[1], TINY)
-        return np.minimum(1.0, len(transforms) * p), int(cosine.argmax())
-
-
-@dataclass(frozen=True)
-class TheirRule:
-    """Keys of tree-ring code, by its own rule.
-
-    Args:
-        mask: (C, h, w) where they are written.
-        values: (N, n) what is.
-    """
-
-    mask: NDArray[np.bool_]
-    values: Complex
-
-    def test(
-        self, z: Array, transforms: Sequence[Transform], rows: NDArray[np.int64] | None = None
-    ) -> tuple[Array, int]:
-        """The mean distance between the bins of noise and key, of the view that is closest."""
-        values = self.values if rows is None else self.values[rows]
-        distance = np.min(
-            [np.abs(np.fft.fft2(v)[0, self.mask] - values).mean(1) for v in views(z, transforms)], axis=0
-        )
-        return distance, int(distance.argmin())
-
-
-def our_key(number: int, kind: str) -> RingKey:
-    """Our key of a number, the same every time."""
-    return RingKey(hashlib.sha256(f"identification {number}".encode()).digest(), Pattern(kind))
-
-
-def their_key(number: int, shape: tuple[int, int, int]) -> ArrayKey:
-    """Key of tree-ring code with a number for its seed, for latents (C, h, h); the defaults there."""
-    return tree_ring_key(number, shape, pattern="ring", channel=3, radius=10)
-
-
-def all_keys(count: int, shape: tuple[int, int, int]) -> dict[str, Keys]:
-    """So many keys for every test."""
-    keys: dict[str, Keys] = {
-        kind: OurKeys(Pattern(kind), key_matrix([our_key(i, kind) for i in range(count)], (1, *shape)))
-        for kind in OURS
-    }
-    mask = their_key(0, shape).mask
-    where = mask | conjugate_bins(mask.astype(np.complex128)).real.astype(bool)
-    values, marks = [], []
-    for i in range(count):
-        key = their_key(i, shape)
-        values.append(key.values[mask])
-        marks.append(key.mark[where].view(np.float64))
-    keys["tree-ring"] = TheirKeys(where, np.stack(marks) / np.linalg.norm(marks, axis=1, keepdims=True))
-    keys["tree-ring, L1"] = TheirRule(mask, np.stack(values))
-    return keys
 
 
 def marked_noise(model: LatentDiffusionModel, kind: str, number: int) -> Tensor:
@@ -400,116 +282,6 @@ def speed(model: LatentDiffusionModel, keys: Keys, noise: Array, rounds: int) ->
         "angles": len(transforms),
         "search of one picture, in recoveries": median["search"] / median["recovery"],
     }
-
-
-COLOURS = dict(zip(TESTS, ("#1a7f37", "#0969da", "#8250df", "#cf222e", "#bf8700"), strict=True))
-
-
-def draw(result: dict[str, Any], path: Path) -> None:
-    """Identified against the number of keys, clean and on average, and by attack for one number of keys."""
-    families = result["settings"]["keys"]
-    figure = Figure(figsize=(14, 4.8), dpi=120, layout="constrained")
-    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))
-    for test in TESTS:
-        search = "as it is" if test == "tree-ring, L1" else "searched"
-        names = [f"{test} | {search} | {n}" for n in families]
-        clean = [result["rates"][n]["identified"]["clean"] for n in names]
-        mean = [result["averages"][n]["identified"]["as published"] for n in names]
-        for axes, cells, of in ((left, clean, "rate"), (middle, mean, "mean")):
-            line(axes, families, cells, of, test)
-    for axes, place_of, title in ((left, 0, "Clean pictures"), (middle, 1, "Clean and six attacks as published")):
-        for (method, n), figures in PUBLISHED.items():
-            marker, colour = ("*", "0.2") if method == "RingID" else ("X", COLOURS["tree-ring, L1"])
-            label = f"{method}, as published" if n == 32 else None
-            axes.plot(n, figures[place_of], marker, ms=9, color=colour, label=label, ls="none")
-        axes.set(xscale="log", xlabel="keys", ylabel="identified", ylim=(-0.03, 1.03), title=title)
-        axes.grid(alpha=0.3)
-    left.legend(fontsize=8, loc="lower left")
-    heat(right, result, families[len(families) // 2])
-    figure.savefig(path)
-
-
-def line(axes: Axes, families: Sequence[int], cells: list[dict[str, Any]], of: str, test: str) -> None:
-    """One test's rates and their intervals."""
-    low, high = zip(*(cell["ci95"] for cell in cells), strict=True)
-    axes.plot(families, [cell[of] for cell in cells], marker="o", ms=4, color=COLOURS[test], label=test)
-    axes.fill_between(families, low, high, color=COLOURS[test], alpha=0.12, lw=0)
-
-
-def heat(axes: Axes, result: dict[str, Any], size: int) -> None:
-    """Identified for every test, as it is and searched, and condition."""
-    names = [name for name in result["rates"] if name.endswith(f" | {size}")]
-    values = [[result["rates"][n]["identified"][c]["rate"] for c in CONDITIONS] for n in names]
-    axes.imshow(values, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
-    for i, row in enumerate(values):
-        for j, value in enumerate(row):
-            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7)
-    axes.set_xticks(range(len(CONDITIONS)), CONDITIONS, rotation=40, ha="right", fontsize=8)
-    axes.set_yticks(range(len(names)), [n.rsplit(" | ", 1)[0] for n in names], fontsize=8)
-    axes.set_title(f"Identified among {size:,} keys")
-
-
-def readme_table(result: dict[str, Any]) -> str:
-    """Identification by number of keys, by attack, and of nothing, in Markdown."""
-    families = result["settings"]["keys"]
-    shown = [name.rsplit(" | ", 1)[0] for name in result["rates"] if name.endswith(f" | {families[0]}")]
-    lines = [
-        "| identified, clean → clean and six attacks as published "
-        + "".join(f"| {n:,} keys " for n in families)
-        + "|",
-        "|---|" + "---|" * len(families),
-    ]
-    for row in shown:
-        cells = [
-            f"{result['rates'][f'{row} | {n}']['identified']['clean']['rate']:.2f} → "
-            + interval(result["averages"][f"{row} | {n}"]["identified"]["as published"])
-            for n in families
-        ]
-        lines.append(f"| {named(row)} | {' | '.join(cells)} |")
-    for method in ("RingID", "tree-ring"):
-        figures = [PUBLISHED.get((method, n)) for n in families]
-        cells = ["" if f is None else f"{f[0]:.2f} → {f[1]:.2f}" for f in figures]
-        lines.append(f"| {method}, published for Stable Diffusion 2.1 | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "| average of six attacks, identified / verified " + "".join(f"| {n:,} keys " for n in families) + "|",
-    ]
-    lines.append("|---|" + "---|" * len(families))
-    for row in shown:
-        both = [result["averages"][f"{row} | {n}"] for n in families]
-        cells = [" / ".join(interval(what["six attacks"]) for what in each.values()) for each in both]
-        lines.append(f"| {named(row)} | {' | '.join(cells)} |")
-    size = families[len(families) // 2]
-    searched = [row for row in shown if row.endswith("searched") or "L1" in row]
-    lines += ["", f"| {size:,} keys, identified / verified | " + " | ".join(map(named, searched)) + " |"]
-    lines.append("|---|" + "---|" * len(searched))
-    for condition in CONDITIONS:
-        rows = [result["rates"][f"{row} | {size}"] for row in searched]
-        cells = [" / ".join(f"{what[condition]['rate']:.2f}" for what in row.values()) for row in rows]
-        low, high = rows[0]["identified"][condition]["ci95"]
-        cells[0] += f" ({low:.2f} … {high:.2f})"
-        lines.append(f"| {condition} | {' | '.join(cells)} |")
-    size = families[-1]
-    lines += ["", f"| unmarked, any of {size:,} keys at p ≤ 1e-6 | clean | clean or attacked |", "|---|---|---|"]
-    for row in shown:
-        if "L1" not in row:
-            both = [result["unmarked"][f"{row} | {size}"][c] for c in ("clean", "clean or attacked")]
-            cells = [f"{r['hits']} of {r['trials']} (≤ {r['ci95'][1]:.2f})" for r in both]
-            lines.append(f"| {named(row)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def interval(average: dict[str, Any]) -> str:
-    """A mean with its interval."""
-    low, high = average["ci95"]
-    return f"{average['mean']:.2f} ({low:.2f} … {high:.2f})"
-
-
-def named(row: str) -> str:
-    """A row's test and search in words."""
-    test, search = row.split(" | ")
-    where = {"tree-ring": "tree-ring's rings, our statistic", "tree-ring, L1": "tree-ring's rings, L1 distance"}
-    return f"{where.get(test, f'`{test}`')}, {search}"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

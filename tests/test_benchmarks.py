@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import identification
+from benchmarks import identification, identification_keys
 from benchmarks.decoder_inversion import errors_along
 from benchmarks.latents import generated, nmse, off_range, round_to_8_bits, video
 from benchmarks.record import peak_memory
@@ -70,9 +70,9 @@ def test_peak_memory_counts_tensors():
 
 
 def test_keys_are_identified_in_the_noise_that_carries_them(sapling):
-    keys = identification.all_keys(64, sapling.latent_shape)
-    noise = {kind: identification.marked_noise(sapling, kind, 40).double().numpy() for kind in identification.KINDS}
-    for test in identification.TESTS[:4]:
+    keys = identification_keys.all_keys(64, sapling.latent_shape)
+    noise = {kind: identification.marked_noise(sapling, kind, 40).double().numpy() for kind in identification_keys.KINDS}
+    for test in identification_keys.TESTS[:4]:
         for z, transforms in (
             (noise[test], IDENTITY),
             (noise[test][..., ::-1], (Transform(), Transform(flip=True))),
@@ -83,10 +83,10 @@ def test_keys_are_identified_in_the_noise_that_carries_them(sapling):
         assert not identification.place(keys[test], noise[test], 41, IDENTITY, (64,))[0][0]
         assert keys[test].test(noise["unmarked"], IDENTITY)[0].min() > 1e-4
     p, best = keys["tree-ring"].test(noise["tree-ring"], IDENTITY)
-    foreign = [detect_array(noise["tree-ring"], identification.their_key(i, sapling.latent_shape)) for i in (3, 40)]
+    foreign = [detect_array(noise["tree-ring"], identification_keys.their_key(i, sapling.latent_shape)) for i in (3, 40)]
     np.testing.assert_allclose(p[[3, 40]], [d.p_value[0] for d in foreign], rtol=1e-6)
     assert best == 40
-    key = identification.their_key(40, sapling.latent_shape)
+    key = identification_keys.their_key(40, sapling.latent_shape)
     distance, _ = keys["tree-ring, L1"].test(noise["tree-ring"], IDENTITY)
     spectrum = np.fft.fft2(noise["tree-ring"][0])
     assert distance[40] == pytest.approx(np.abs(spectrum - key.values)[key.mask].mean())
