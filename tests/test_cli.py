@@ -180,6 +180,19 @@ def test_keys_of_other_code_become_files(desk, capsys):
     assert not (desk / "d.safetensors").exists()
 
 
+def test_keys_of_users_come_from_a_master(desk, capsys):
+    run("treering key create master --kind levels --model sapling")
+    assert run("treering key derive master bob --label tenant") == 0
+    store = KeyStore(desk / "keys.db")
+    assert store.get("bob") == store.get("master").user("bob")
+    assert (store.entry("bob").model, store.entry("bob").label) == ("sapling", "tenant")
+    assert run("treering key derive master bob") == 2
+    assert run("treering key derive nobody carol") == 2
+    run("treering key revoke master")
+    assert run("treering key derive master carol") == 2
+    assert "nothing is derived from it" in told(capsys)
+
+
 def test_revoking_from_the_command_line(desk, capsys):
     run("treering key create alice")
     assert run("treering key revoke alice") == 0

@@ -7,31 +7,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from watermark.calibration import Calibration
     from watermark.detection import Detection, detect
     from watermark.keys import Pattern, RingKey
     from watermark.keystore import KeyStore
     from watermark.noise import watermarked_noise
+    from watermark.nulls import calibrate
     from watermark.verdict import Verdict
     from watermark.verify import Verifier
 
 __all__ = [
+    "Calibration",
     "Detection",
     "KeyStore",
     "Pattern",
     "RingKey",
     "Verdict",
     "Verifier",
+    "calibrate",
     "detect",
     "watermarked_noise",
 ]
 
 _HOMES = {
+    "Calibration": "calibration",
     "Detection": "detection",
     "KeyStore": "keystore",
     "Pattern": "keys",
     "RingKey": "keys",
     "Verdict": "verdict",
     "Verifier": "verify",
+    "calibrate": "nulls",
     "detect": "detection",
     "watermarked_noise": "noise",
 }

@@ -73,8 +73,8 @@ def create(
     """Make a new key from 256 random bits.
 
     dense, a value of its own for every frequency, holds far more evidence than rings, one value for each ring, or
-    levels, rings of +1 and -1; zeros says "marked", not by whom. Radii are in cycles
-    across the shorter side of a latent.
+    levels, rings of +1 and -1; zeros says "marked", not by whom. Radii are in cycles across the shorter side of a
+    latent.
 
     \b
     treering key create alice
@@ -87,6 +87,30 @@ def create(
         pattern = Pattern(kind, channels, inner, outer)
         entry = key_store(store).create(name, pattern, model=model, label=label)
     click.echo(f"created key {entry.name} ({entry.id}) in {store}")
+
+
+@key.command()
+@click.argument("master")
+@click.argument("name")
+@click.option("--label", default="", help="A note to find the key by.")
+@store_option
+def derive(master: str, name: str, label: str, store: Path) -> None:
+    """Derive a user's key from a master key, so that one secret serves many.
+
+    The same master and name give the same key again, so that keys of users need not be kept; without the master
+    nobody can tell them from any others. The pattern and the model are those of the master.
+
+    \b
+    treering key derive alice user-17
+    treering key derive alice user-18 --label "the new tenant"
+    """
+    with understood():
+        keys = key_store(store)
+        owner = keys.entry(master)
+        if owner.revoked is not None:
+            raise Trouble(f"the key {master!r} is revoked since {owner.revoked}: nothing is derived from it")
+        entry = keys.add(name, keys.get(master).user(name), model=owner.model, label=label)
+    click.echo(f"derived key {entry.name} ({entry.id}) from {master} in {store}")
 
 
 @dataclass(frozen=True)
