@@ -1,18 +1,28 @@
 """What the benchmarks measure with."""
 
+import json
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from scipy import stats
 
-from benchmarks import identification, identification_keys
+from benchmarks import calibration, calibration_report, identification, identification_keys
 from benchmarks.decoder_inversion import errors_along
 from benchmarks.latents import generated, nmse, off_range, round_to_8_bits, video
 from benchmarks.record import peak_memory
 from inversion.solvers import Stop, forward_step
 from tests.problems import linear_autoencoder
 from tests.test_solvers import linear, matrices
+from watermark.calibration import Calibration
+from watermark.detection import detect
+from watermark.features import key_spectrum, key_vector, noise_vector
 from watermark.foreign import detect_array
-from watermark.search import IDENTITY, Transform
+from watermark.keys import Pattern
+from watermark.search import IDENTITY, Transform, key_matrix, plain_transforms, views
 
 
 def test_nmse_is_in_decibels():
@@ -71,7 +81,9 @@ def test_peak_memory_counts_tensors():
 
 def test_keys_are_identified_in_the_noise_that_carries_them(sapling):
     keys = identification_keys.all_keys(64, sapling.latent_shape)
-    noise = {kind: identification.marked_noise(sapling, kind, 40).double().numpy() for kind in identification_keys.KINDS}
+    noise = {
+        kind: identification.marked_noise(sapling, kind, 40).double().numpy() for kind in identification_keys.KINDS
+    }
     for test in identification_keys.TESTS[:4]:
         for z, transforms in (
             (noise[test], IDENTITY),
@@ -83,7 +95,9 @@ def test_keys_are_identified_in_the_noise_that_carries_them(sapling):
         assert not identification.place(keys[test], noise[test], 41, IDENTITY, (64,))[0][0]
         assert keys[test].test(noise["unmarked"], IDENTITY)[0].min() > 1e-4
     p, best = keys["tree-ring"].test(noise["tree-ring"], IDENTITY)
-    foreign = [detect_array(noise["tree-ring"], identification_keys.their_key(i, sapling.latent_shape)) for i in (3, 40)]
+    foreign = [
+        detect_array(noise["tree-ring"], identification_keys.their_key(i, sapling.latent_shape)) for i in (3, 40)
+    ]
     np.testing.assert_allclose(p[[3, 40]], [d.p_value[0] for d in foreign], rtol=1e-6)
     assert best == 40
     key = identification_keys.their_key(40, sapling.latent_shape)
@@ -100,3 +114,165 @@ def test_averages_are_over_conditions_and_their_intervals_over_pictures():
     )
     assert all(name in identification.ATTACKS for name in identification.CONDITIONS[1:])
     assert all(set(names) <= set(identification.CONDITIONS) for names in identification.AVERAGES.values())
+
+
+@pytest.fixture(scope="module")
+def nulls(sapling):
+    """Coloured noise in the place of recovered noise, as many as calibration.QUICK has."""
+    rng = np.random.default_rng(2)
+    radius = np.hypot(np.fft.fftfreq(32)[:, None], np.fft.fftfreq(32)[None, :]) * 32
+    noise = {
+        family: np.fft.ifft2(np.fft.fft2(rng.standard_normal((4, 4, 32, 32))) * (1 + np.exp(-radius / 4))).real
+        for family in calibration.FAMILIES
+    }
+    return calibration.nulls_of(noise, calibration.verifier_of(sapling, calibration.QUICK), calibration.QUICK)
+
+
+def test_calibration_tests_are_those_of_the_library(nulls):
+    found = {test.name: test for test in calibration.tests(nulls, calibration.QUICK)}
+    n, transforms = len(nulls.images.families), plain_transforms((4, 32, 32))
+    for kind in calibration.OURS:
+        key = calibration.secret_key("tested", 3, kind)
+        whitened = nulls.images.null_p_values(key)
+        ours = found[f"{kind} | whitened | alone"].p
+        assert np.isnan(ours[n:]).all()
+        sure = whitened < 0.01 if kind == "levels" else whitened > 0  # elsewhere the search has a bound for levels
+        np.testing.assert_allclose(ours[:n, 3][sure], whitened[sure], rtol=0.01)
+        assert (ours[:n, 3] >= whitened * 0.99).all()
+        each = np.stack([detect(view, key).p_value for view in views(nulls.noise, transforms)])
+        searched = found[f"{kind} | as it is | searched"].p[:, 3]
+        if kind == "levels":
+            assert (searched >= np.minimum(1, 8 * each.min(0)) - 1e-9).all()
+        else:
+            np.testing.assert_allclose(searched, np.minimum(1, 8 * each.min(0)), rtol=1e-9)
+    for kind in ("tree-ring", "constant rings"):
+        key = calibration.their_keys(kind, 5, (4, 32, 32))[2]
+        each = np.stack([detect_array(view, key).p_value for view in views(nulls.noise, transforms)])
+        np.testing.assert_allclose(found[f"{kind} | as it is | alone"].p[:, 2], each[0], rtol=1e-9)
+        np.testing.assert_allclose(
+            found[f"{kind} | as it is | searched"].p[:, 2], np.minimum(1, 8 * each.min(0)), rtol=1e-9
+        )
+    own, other = next(nulls.images.halves())
+    zeros, shares = found["zeros | as it is | alone"].p[:, 0], found["zeros | counted | alone"]
+    assert shares.p[own[0], 0] == (1 + (zeros[other] <= zeros[own[0]]).sum()) / (1 + len(other))
+    assert shares.p[:n].min() >= shares.smallest
+
+
+def test_usual_chi_square_is_the_published_one(nulls):
+    key = calibration.their_keys("tree-ring", 2, (4, 32, 32))[1]
+    test = next(
+        t for t in calibration.usual_tests(nulls, calibration.QUICK) if t.name.startswith("tree-ring | chi")
+    )
+    seen, target = (torch.from_numpy(a[key.mask]) for a in (np.fft.fft2(nulls.noise[5]), key.values))
+    seen, target = (torch.cat([a.real, a.imag]) for a in (seen, target))
+    sigma = seen.std()
+    x, size = (((seen - target) / sigma) ** 2).sum().item(), (target**2 / sigma**2).sum().item()
+    assert test.p[5, 1] == pytest.approx(stats.ncx2.cdf(x, len(target), size), rel=1e-9)
+
+
+def test_misfits_of_coordinates_are_those_of_bins(nulls):
+    key = calibration.secret_key("tested", 0)
+    values, mask = calibration.dense_values([key], (4, 32, 32))
+    assert mask.sum() == values.shape[1] == 656
+    np.testing.assert_allclose(values[0] / 32, key_spectrum(key, (1, 4, 32, 32))[mask[[0, 3]]])
+    bins = np.fft.fft2(nulls.noise)[:, mask]
+    y, _ = noise_vector(nulls.noise, Pattern())
+    misfit = calibration.misfits(y, key_vector(key, (1, 4, 32, 32)))
+    np.testing.assert_allclose(misfit["chi-square"], calibration.chi_square(bins, values)[:, 0], rtol=1e-7)
+    np.testing.assert_allclose(misfit["L1"] / np.sqrt(2) * 32, np.abs(bins - values).mean(1))
+    np.testing.assert_allclose(misfit["L2"] * 1024, (np.abs(bins - values) ** 2).sum(1))
+
+
+def test_intervals_are_over_what_is_independent():
+    rng = np.random.default_rng(0)
+    hits = (rng.random((1000, 1)) < 0.1).astype(float)
+    mean, both, one = calibration.interval(hits, np.arange(1000))
+    exact = stats.binomtest(int(hits.sum()), 1000).proportion_ci(0.95, "exact")
+    assert mean[0] == hits.mean()
+    np.testing.assert_allclose(both[:, 0], [exact.low, exact.high], atol=0.003)
+    assert one[2, 0] < both[0, 0] < one[0, 0] < mean[0] < one[1, 0] < both[1, 0]
+    units = np.arange(1000) % 20
+    same = (units < 2).astype(float)[:, None]  # all crops of two of twenty photographs
+    assert calibration.interval(same, units)[1][1, 0] > 2 * both[1, 0] - 0.1
+    _, nothing, _ = calibration.interval(np.zeros((1000, 1)), units)
+    np.testing.assert_allclose(nothing[:, 0], [0, 1 - 0.025 ** (1 / 20)])
+    low, high = calibration.clopper_pearson(np.array([0, 3, 1000]), 1000, 0.025)
+    for i, k in enumerate((0, 3, 1000)):
+        exact = stats.binomtest(k, 1000).proportion_ci(0.95, "exact")
+        assert (low[i], high[i]) == pytest.approx((exact.low, exact.high))
+
+
+def test_keys_above_the_level_are_counted_and_expected():
+    rng = np.random.default_rng(1)
+    found = rng.random((1000, 400)) < 1e-3
+    cell = calibration.per_key(found, np.arange(1000), 1e-3)
+    assert sum(int(part.split(":")[1]) for part in cell["keys by images"].split()) == 400
+    assert cell["expected above"] == pytest.approx(400 * stats.binom.sf(3, 1000, 1e-3), rel=1e-3)
+    assert abs(cell["above"] - cell["expected above"]) < 4 * cell["expected above"] ** 0.5
+    assert not cell["established"]
+    found[:20, 7] = True
+    cell = calibration.per_key(found, np.arange(1000), 1e-3)
+    assert cell["established"]
+    assert cell["worst"]["hits"] >= 20
+    by_source = calibration.per_key(found, np.arange(1000) // 50, 1e-3)
+    assert by_source["established"] is None
+    assert by_source["worst"]["ci95"][0] == 0  # all of them in one of twenty
+
+
+def test_t_has_the_power_of_the_tests_that_know_sigma():
+    rng = np.random.default_rng(3)
+    k = calibration.key_vector(calibration.secret_key("tested", 0), (1, 4, 32, 32))[None]
+    white = rng.standard_normal((4000, 656))
+    limit = calibration.likelihood_ratio_limit(656**0.5, 656, 0.1, 1e-2)
+    s = white @ k[0] - 0.1 * (white**2).sum(1) / 2
+    assert abs((s >= limit).mean() - 1e-2) < 4 * (1e-2 / 4000) ** 0.5
+    gap = calibration.gap(white, k, 1e-3)
+    assert gap["projection against the formula"] < 0.03
+    assert gap["projection"]["within 2 points"]
+    assert gap["likelihood ratio"]["within 2 points"]
+    mixed = 0.2 * k + np.sqrt(1 - 0.04) * white
+    direct = stats.t.sf(
+        (r := mixed @ k[0] / np.linalg.norm(mixed, axis=1) / 656**0.5) * (655 / (1 - r**2)) ** 0.5, 655
+    )
+    np.testing.assert_allclose(calibration.t_p(white, k, np.ones(1), 0.2)[:, 0], direct, rtol=1e-9)
+
+
+def test_t_on_white_noise_is_nominal():
+    white = calibration.on_white_noise("rings", 200_000, (4, 32, 32))
+    assert white["kolmogorov p"] > 1e-3
+    low, high = white["found"]["0.001"]["ci95"]
+    assert 0.8e-3 < low < 1.05e-3 < high < 1.3e-3 or low < 1e-3 < high
+
+
+def test_halves_of_the_calibration_share_no_photograph():
+    halves = [{calibration.photograph_of(i, 21) for i in range(1000) if i // 2 % 2 == half} for half in (0, 1)]
+    assert not halves[0] & halves[1]
+    assert halves[0] | halves[1] == set(range(21))
+    counts = Counter(calibration.photograph_of(i, 21) for i in range(1000))
+    assert max(counts.values()) - min(counts.values()) <= 5
+
+
+def test_calibration_runs_resumes_and_ships_what_a_verifier_takes(sapling, tmp_path, monkeypatch):
+    pytest.importorskip("skimage", reason="photographs come with it; install .[bench]")
+    done = CliRunner().invoke(calibration.main, ["--quick", "-o", str(tmp_path)], catch_exceptions=False)
+    assert done.exit_code == 0
+    result = json.loads((tmp_path / "calibration.json").read_text(encoding="utf-8"))
+    assert calibration_report.readme_table(result) in done.output
+    assert (tmp_path / "calibration.png").exists()
+    shipped = Calibration.load(tmp_path / "calibration.safetensors")
+    assert shipped.counts == dict.fromkeys(calibration.FAMILIES, 4)
+    for own, _ in shipped.halves():
+        assert Counter(shipped.families[i] for i in own) == dict.fromkeys(calibration.FAMILIES, 2)
+    verifier = replace(calibration.verifier_of(sapling, calibration.QUICK), calibration=shipped)
+    monkeypatch.setattr(calibration, "pictures", None)
+    noise = calibration.recovered(sapling, calibration.QUICK, tmp_path)
+    assert {name: len(z) for name, z in noise.items()} == {
+        **dict.fromkeys(calibration.FAMILIES, 4),
+        "another key | encoder alone": 2,
+        "another key | JPEG 75": 2,
+        "another key | JPEG 75, encoder alone": 2,
+    }
+    direction = key_matrix([calibration.secret_key("own", 1)], (1, 4, 32, 32))
+    y, _ = noise_vector(noise["another key"], Pattern())
+    assert (y @ direction[0] / np.linalg.norm(y, axis=1)).argmax() == 1
+    assert verifier.calibration is shipped

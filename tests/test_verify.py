@@ -168,6 +168,9 @@ def test_bad_arguments_are_named(sapling, alice):
     for fpr in (0.0, 1.0):
         with pytest.raises(ValueError, match="fpr"):
             Verifier(sapling, {"alice": alice}, fpr=fpr)
+    for bad in ({"steps": 0}, {"decoder": "x"}, {"numbers": [-1]}, {"numbers": range(10**7)}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            Verifier(sapling, {"alice": alice}, **bad)
     with pytest.raises(ValueError, match="batch_size"):
         Verifier(sapling, {"alice": alice}, batch_size=0)
 
@@ -244,7 +247,7 @@ def test_numbered_pictures_are_told_apart(sapling, alice):
     assert right.number_p_value < 1e-9
     assert right.correlation > 0.3
     (wrong,) = Verifier(sapling, {"alice": alice}, numbers=range(20, 30)).verify([made.image])
-    assert wrong.status == WATERMARKED
+    assert (wrong.status, wrong.number) == (WATERMARKED, None)
     assert wrong.number_p_value > 1e-3
     assert abs(wrong.correlation) < 0.1
     with pytest.raises(ValueError, match="need a key"):
@@ -261,9 +264,14 @@ def test_a_calibration_in_the_models_folder_is_used_if_it_fits(sapling, alice, u
     made = calibrate(plain, [(GIVEN, image) for image in unmarked])
     made.save(tmp_path / "calibration.safetensors")
     assert verify.with_calibration(plain).calibration.counts == {"given": len(unmarked)}
+    with pytest.raises(ValueError, match="'odd' does not fit the model: channels"):
+        Verifier(sapling, {"odd": RingKey(bytes(32), Pattern(channels=(0, 7)))})
     for other in ({"steps": 3}, {"decoder": "anderson"}):
         settings = {"decoder": "encoder", "steps": 2} | other
         assert verify.with_calibration(Verifier(sapling, {"alice": alice}, **settings)).calibration is None
+    (tmp_path / "calibration.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="is not a calibration"):
+        verify.with_calibration(plain)
 
 
 def test_keys_of_other_code_are_tested_with_ours(sapling, alice, marked):
@@ -272,5 +280,21 @@ def test_keys_of_other_code_are_tested_with_ours(sapling, alice, marked):
     theirs = tree_ring_key(999999, (4, 32, 32), radius=5)
     (verdict,) = Verifier(sapling, {"alice": alice, "theirs": theirs}).verify(marked[:1])
     assert (verdict.status, verdict.key, verdict.keys_tried) == (WATERMARKED, "alice", 2)
-    with pytest.raises(ValueError, match="made for latents"):
+    with pytest.raises(ValueError, match="does not fit the model: it is made for latents"):
         Verifier(sapling, {"theirs": tree_ring_key(1, (4, 64, 64))})
+
+
+def test_no_image_in_memory_stops_the_others(verifier, folder, marked, tmp_path):
+    cut = tmp_path / "cut.jpg"
+    marked[0].save(cut, quality=95)
+    cut.write_bytes(cut.read_bytes()[:1500])
+    images = [Image.new("RGB", (0, 0)), Image.open(cut), marked[0]]
+    assert [v.status for v in verifier.verify(images)] == [INCONCLUSIVE, UNREADABLE, WATERMARKED]
+
+
+def test_zeros_name_nobody(sapling, alice):
+    zeros = RingKey(bytes(32), Pattern("zeros"))
+    (made,) = generate(sapling, ["a red apple on a blue background"], key=zeros, seed=5, steps=10)
+    (verdict,) = Verifier(sapling, {"zeros": zeros}).verify([made.image])
+    assert (verdict.evidence, verdict.transforms_tried) == ("model-based", 1)
+    assert any("not by whom" in warning for warning in verdict.warnings)

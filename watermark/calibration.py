@@ -153,12 +153,14 @@ class Calibration:
             raise CalibrationError(f"the calibration was made with another model, {self.settings.model!r}")
 
     def save(self, file: str | Path) -> None:
-        """Write a ``.safetensors`` file."""
+        """Write a ``.safetensors`` file. Raises OSError if that is impossible."""
         tensors = {"noise": torch.from_numpy(self.noise), "fingerprint": torch.from_numpy(self.fingerprint)}
         about = {"settings": asdict(self.settings), "families": self.families, "digest": digest(self)}
-        save_file(
-            tensors, file, {"format": "treering-calibration", "version": str(VERSION), "about": json.dumps(about)}
-        )
+        metadata = {"format": "treering-calibration", "version": str(VERSION), "about": json.dumps(about)}
+        try:
+            save_file(tensors, file, metadata)
+        except SafetensorError as error:
+            raise OSError(f"cannot write {file}: {error}") from None
 
     @classmethod
     def load(cls, file: str | Path) -> Calibration:

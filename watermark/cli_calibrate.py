@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from watermark.cli_options import inversion_options, load_model, model_options, progress_bar, understood
+from watermark.cli_options import Trouble, inversion_options, load_model, model_options, progress_bar, understood
 
 
 @click.command()
@@ -58,15 +58,21 @@ def calibrate(
     files = sorted(f for f in images.rglob("*") if f.is_file()) if images is not None else []
     if not count and not files:
         raise click.UsageError("give --generate N, --images FOLDER with files in it, or both")
+    if not output.absolute().parent.is_dir():
+        raise Trouble(f"there is no folder {output.absolute().parent}")
     loaded = load_model(**model)
     with understood(), progress_bar() as track:
         lines = (prompts or data_folder() / "prompts" / "sapling.txt").read_text(encoding="utf-8").splitlines()
-        made = generated_nulls(
-            loaded, [line for line in lines if line.strip()], count, seed=seed, guidance=guidance
-        )
+        wanted = [line for line in lines if line.strip()]
+        if count and not wanted:
+            raise Trouble(f"{prompts} has no prompts")
+        made = generated_nulls(loaded, wanted, count, seed=seed, guidance=guidance)
         nulls = chain(made, ((GIVEN, file) for file in files))
         verifier = Verifier(loaded, {"none": RingKey.generate()}, steps=steps, decoder=decoder)
         found = calibrate(verifier, nulls, lambda done: track("null images", done, count + len(files)))
         found.save(output)
+    left_out = count + len(files) - len(found.families)
     counts = ", ".join(f"{n} {family}" for family, n in found.counts.items())
     click.echo(f"wrote {output}: {counts}; supports false positive rates down to {found.smallest_level:.1e}")
+    if left_out:
+        click.echo(f"{left_out} images could not be tested and were left out")

@@ -39,7 +39,13 @@ def foreign() -> None:
 
 
 @foreign.command("tree-ring")
-@click.option("--seed", type=int, default=999999, show_default=True, help="w_seed of that code.")
+@click.option(
+    "--seed",
+    type=click.IntRange(-(2**63), 2**63 - 1),
+    default=999999,
+    show_default=True,
+    help="w_seed of that code.",
+)
 @click.option("--pattern", type=click.Choice(["ring", "rand", "zeros", "const"]), default="ring", show_default=True)
 @click.option("--channel", type=int, default=3, show_default=True, help="w_channel; -1 is all.")
 @click.option("--radius", type=click.IntRange(1), default=10, show_default=True, help="w_radius.")

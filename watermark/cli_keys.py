@@ -109,6 +109,8 @@ def derive(master: str, name: str, label: str, store: Path) -> None:
         owner = keys.entry(master)
         if owner.revoked is not None:
             raise Trouble(f"the key {master!r} is revoked since {owner.revoked}: nothing is derived from it")
+        if owner.pattern.kind == "zeros":
+            raise Trouble(f"{master!r} is a key of zeros, which are all the same: nobody could be told by it")
         entry = keys.add(name, keys.get(master).user(name), model=owner.model, label=label)
     click.echo(f"derived key {entry.name} ({entry.id}) from {master} in {store}")
 

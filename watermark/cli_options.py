@@ -26,7 +26,8 @@ fpr_option = click.option(
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=FPR,
     show_default=True,
-    help="Call an image watermarked if its p-value, corrected for all that was looked at, is at most this.",
+    help="Call an image watermarked if its p-value, corrected for all that was looked at, is at most this, and "
+    "no count of null images speaks against it.",
 )
 
 

@@ -26,11 +26,14 @@ from watermark.cli_options import (
 )
 
 if TYPE_CHECKING:
+    from inversion import LatentDiffusionModel
     from watermark.keys import RingKey
+    from watermark.verify import Verifier
 
+MOST_TRANSFORMS = 100_000
 VERDICT_FIELDS = (
     *("name", "status", "key", "p_value", "rho", "evidence", "keys_tried", "transforms_tried", "transform"),
-    *("other_keys", "null_hits", "null_images", "fpr_bound", "number", "correlation", "number_p_value"),
+    *("fpr", "other_keys", "null_hits", "null_images", "fpr_bound", "number", "correlation", "number_p_value"),
     *("reason", "warnings", "sha256"),
 )
 
@@ -50,8 +53,8 @@ class Crop(click.ParamType):
             shares = [float(part) for part in value.split("x")]
         except ValueError:
             shares = []
-        if not (1 <= len(shares) <= 2 and all(0 < share <= 1 for share in shares)):
-            self.fail(f"{value!r} is not a share above 0 and at most 1, like 0.8, or two, like 1x0.75", param, ctx)
+        if not (1 <= len(shares) <= 2 and all(0.1 <= share <= 1 for share in shares)):
+            self.fail(f"{value!r} is not a share from 0.1 to 1, like 0.8, or two, like 1x0.75", param, ctx)
         return shares[0] if len(shares) == 1 else (shares[0], shares[1])
 
 
@@ -64,10 +67,11 @@ class Numbers(click.ParamType):
         """The numbers as a range."""
         if isinstance(value, range):
             return value
-        first, _, last = value.partition("-")
-        if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first)):
+        first, dash, last = value.partition("-")
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
             self.fail(f"{value!r} is not a number or a range of numbers, like 17 or 0-999", param, ctx)
-        return range(int(first), int(last or first) + 1)
+        return range(int(first), int(last) + 1)
 
 
 def chosen_keys(
@@ -85,6 +89,28 @@ def chosen_keys(
             raise Trouble(f"no keys in {store}; make one: treering key create NAME")
         warn_of_revoked(keys, wanted)
         return {name: keys.get(name) for name in wanted}
+
+
+def fits(name: str, key: Any, model: LatentDiffusionModel) -> bool:  # noqa: ANN401 - ours or of other code
+    """Whether a key can be looked for with a model; says so on stderr if not."""
+    from watermark.verify import why_unfit
+
+    problem = why_unfit(key, model.latent_shape)
+    if problem is not None:
+        click.echo(
+            f"treering: warning: the key {name!r} is left out, it does not fit the model: {problem}", err=True
+        )
+    return problem is None
+
+
+def calibrated(verifier: Verifier) -> Verifier:
+    """A verifier with its model's calibration; says so on stderr if that is for other settings."""
+    from watermark.verify import calibration_file, with_calibration
+
+    found = with_calibration(verifier)
+    if found.calibration is None and calibration_file(verifier.model).is_file():
+        click.echo("treering: warning: the model's calibration is for other settings and not used", err=True)
+    return found
 
 
 @click.command()
@@ -113,7 +139,7 @@ def chosen_keys(
     "crops",
     type=Crop(),
     multiple=True,
-    help="Look for a crop to this share of height and width, 0.8, or to shares of each, 1x0.75.",
+    help="Look for a crop to this share of height and width, 0.8, or of each, 1x0.75, stretched to the old shape.",
 )
 @click.option(
     "--numbers",
@@ -151,7 +177,8 @@ def verify(
 
     The p-value is the probability that a picture without the mark fits a key as well as this one does, corrected
     for the number of keys and of transformations that were looked at: by default mirroring and right angles. ρ
-    says how well the mark came back: about 0.7 is unharmed, 0 is nothing.
+    says how well the mark came back: about 0.7 is unharmed, 0 is nothing. What p rests on is said below the table.
+    Exit codes: 0 every image carries a key, 1 some image does not, 2 trouble.
 
     \b
     treering verify out/*.png --key alice
@@ -160,7 +187,7 @@ def verify(
     treering verify out/*.png --key alice --calibration sapling.safetensors
     treering verify *.png --all-keys --json | jq 'select(.status == "watermarked")'
     treering verify picture.png --key alice --numbers 0-9999
-    treering verify theirs.png --foreign-key theirs.safetensors --fpr 1e-2
+    treering verify theirs.png --foreign-key theirs.safetensors --calibration nulls.safetensors --fpr 1e-2
     treering verify --key alice -- -oddly-named.png
     """
     from watermark import report
@@ -168,7 +195,7 @@ def verify(
     from watermark.foreign import read_array_key
     from watermark.search import transforms_of
     from watermark.verdict import UNREADABLE, WATERMARKED
-    from watermark.verify import Verifier, with_calibration
+    from watermark.verify import Verifier
 
     keys: dict[str, Any] = dict(chosen_keys(store, key_names, all_keys, optional=bool(foreign)))
     with understood():
@@ -182,17 +209,24 @@ def verify(
         height, width = loaded.latent_shape[-2:]
         transforms = transforms_of(rotations or (4 if height == width else 2), mirrored, shifts, crops)
         given = None if calibration is None else Calibration.load(calibration)
-        verifier = Verifier(loaded, keys, fpr, steps, decoder, batch_size, transforms, given, numbers or ())
-        for verdict in (with_calibration(verifier) if given is None else verifier).verify(images):
+        if len(transforms) > MOST_TRANSFORMS:
+            raise Trouble(f"that is {len(transforms):,} transformations, more than {MOST_TRANSFORMS:,}")
+        fitting = {name: key for name, key in keys.items() if not all_keys or fits(name, key, loaded)}
+        verifier = Verifier(loaded, fitting, fpr, steps, decoder, batch_size, transforms, given, numbers or ())
+        verifier = calibrated(verifier) if given is None else verifier
+        verifier.prepare(lambda done, total: track("null images", done, total))
+        for verdict in verifier.verify(images):
             verdicts.append(verdict)
             track("verifying", len(verdicts), len(images))
             if form == "json":
                 click.echo(report.json_line(verdict))
-    if form == "csv":
-        report.write_csv(verdicts, VERDICT_FIELDS, sys.stdout)
-    elif form is None:
-        report.print_table(report.verdict_table(verdicts), sys.stdout)
-        click.echo(report.evidence_text(verdicts, fpr))
+    with understood():
+        if form == "csv":
+            report.write_csv(verdicts, VERDICT_FIELDS, sys.stdout)
+        elif form is None:
+            report.print_table(report.verdict_table(verdicts), sys.stdout)
+    if form is None:
+        click.echo(report.evidence_text(verdicts))
     if any(v.status == UNREADABLE for v in verdicts):
         return TROUBLE
     return CARRIED if all(v.status == WATERMARKED for v in verdicts) else NOT_CARRIED
@@ -227,11 +261,11 @@ def inspect(
     from watermark import plots, report
     from watermark.images import read_picture
     from watermark.verdict import UNREADABLE, WATERMARKED
-    from watermark.verify import Verifier, with_calibration
+    from watermark.verify import Verifier
 
     keys = chosen_keys(store, (key_name,), False)
     with understood():
-        verifier = with_calibration(Verifier(load_model(**model), keys, fpr=fpr, steps=steps, decoder=decoder))
+        verifier = calibrated(Verifier(load_model(**model), keys, fpr=fpr, steps=steps, decoder=decoder))
         (examined,) = verifier.examine([image])
         verdict = examined.verdict
         report.print_table(report.verdict_table([verdict]), sys.stdout)
@@ -239,5 +273,5 @@ def inspect(
             return TROUBLE if verdict.status == UNREADABLE else NOT_CARRIED
         file = output or image.with_name(f"{image.stem}-rings.png")
         plots.save(plots.inspection_figure(read_picture(image).pixels, examined, keys[key_name]), file)
-    click.echo(f"figure: {file}")
+    click.echo(f"figure: {file} (mode 0600; keep it as secret as the key)")
     return CARRIED if verdict.status == WATERMARKED else NOT_CARRIED

@@ -15,7 +15,10 @@ from watermark.features import Array
 from watermark.foreign import ArrayKey, detect_array
 from watermark.keys import Pattern, RingKey
 from watermark.search import IDENTITY, Transform, holm, key_matrix, search_vectors, views
-from watermark.verdict import CALIBRATED, INCONCLUSIVE, KEY_BASED, MODEL_BASED, NOT_DETECTED, WATERMARKED
+from watermark.verdict import INCONCLUSIVE, KEY_BASED, MODEL_BASED, NOT_DETECTED, NULL_BASED, WATERMARKED
+
+SECRET = ""
+"""Under which the p of the keys of ours are kept; no key has this name."""
 
 CHUNK = 64
 """Null images whose views are held at a time."""
@@ -31,6 +34,7 @@ class Finding:
     rho: float
     evidence: str
     transform: Transform
+    transforms_tried: int
     other_keys: tuple[str, ...]
     nulls: Rate | None
     reason: str
@@ -69,67 +73,109 @@ class Family:
         if not len(z):
             return []
         exact = z.astype(np.float64)
-        drawn, assumed = self._drawn_fits(exact), [self._assumed_fits(name, exact) for name in self._assumed]
-        return [self._finding([d[i] for d in drawn], [a[i] for a in assumed]) for i in range(len(z))]
+        secret, others = self._secret_fits(exact), [self._other_fits(name, exact) for name in self._others]
+        return [self._finding([d[i] for d in secret], [a[i] for a in others]) for i in range(len(z))]
 
-    def _finding(self, drawn: list[Fit], assumed: list[Fit]) -> Finding:
+    def count(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Run the search on all null images, if there are any; otherwise the first test does it.
+
+        Args:
+            progress: called with the number of images done and that of all.
+        """
+        if self.calibration is None or self._null_p:
+            return
+        noise, done = self.calibration.noise, 0
+        smallest = np.ones(len(noise))
+        others = {name: np.ones(len(noise)) for name in self._others}
+        for own, rest in self.calibration.halves():
+            whitening = {pattern: self.calibration.whitening(pattern, rest) for pattern in self._secret}
+            for rows in np.array_split(own, -(-len(own) // CHUNK)):
+                z = noise[rows].astype(np.float64)
+                for fits in self._secret_fits(z, whitening):
+                    smallest[rows] = np.minimum(smallest[rows], [fit.p_values.min() for fit in fits])
+                for name, p in others.items():
+                    p[rows] = [fit.p_values[0] for fit in self._other_fits(name, z)]
+                done += len(rows)
+                if progress is not None:
+                    progress(done, len(noise))
+        self._null_p.update(others | {SECRET: smallest})
+
+    def null_rate(self, name: str, p: float) -> Rate | None:
+        """How many null images fit as well as p, before the correction for keys; None without null images.
+
+        For a key of ours any of them counts that fits as well; for another, that one alone. Each half of the images
+        is whitened by the other, and what is tested by both: with few images that is another test.
+        """
+        if self.calibration is None:
+            return None
+        self.count()
+        return false_positives(self._null_p[name if name in self._others else SECRET], p)
+
+    def _finding(self, secret: list[Fit], others: list[Fit]) -> Finding:
         """The best of all keys in one sample."""
-        judged = [self._judge_drawn(names, fit) for names, fit in zip(self._drawn.values(), drawn, strict=True)]
-        judged += [self._judge_assumed(name, fit) for name, fit in zip(self._assumed, assumed, strict=True)]
-        best, _ = min(judged, key=lambda pair: (pair[0].status != WATERMARKED, pair[0].p_value))
+        judged = [
+            self._judge(names[fit.best], float(fit.p_values[fit.best]), fit)
+            for names, fit in zip(self._secret.values(), secret, strict=True)
+        ]
+        judged += [self._judge(n, float(fit.p_values[0]), fit) for n, fit in zip(self._others, others, strict=True)]
+        best = min(judged, key=lambda found: (found.status != WATERMARKED, found.p_value))
         if best.status != WATERMARKED:
             return best
-        p = {name: q for _, each in judged for name, q in each.items()}
-        there = [name for name, q in zip(p, holm(np.array(list(p.values()))), strict=True) if q <= self.fpr]
-        return replace(best, other_keys=tuple(name for name in there if name != best.key))
+        p = {
+            name: q
+            for names, fit in zip(self._secret.values(), secret, strict=True)
+            for name, q in zip(names, fit.p_values.tolist(), strict=True)
+        }
+        adjusted = zip(p, holm(np.array([*p.values(), *[1.0] * len(self._others)])), strict=False)
+        there = [name for name, q in adjusted if q <= self.fpr and name != best.key]
+        return replace(best, other_keys=tuple(n for n in there if not self._contradicted(self._at_level(n, p[n]))))
 
-    def _judge_drawn(self, names: list[str], fit: Fit) -> tuple[Finding, dict[str, float]]:
-        """The best of the keys of one pattern, and p of each alone."""
-        own = float(fit.p_values[fit.best])
-        nulls = None if self.calibration is None else false_positives(self._null_drawn, own)
-        evidence = CALIBRATED if nulls is not None and nulls.bound <= self.fpr else KEY_BASED
-        p = dict(zip(names, fit.p_values.tolist(), strict=True))
-        if self.calibration is not None:  # what null images speak against is not claimed of a second key, either
-            p = {n: 1.0 if false_positives(self._null_drawn, q).least > self.fpr else q for n, q in p.items()}
-        return self._judge(names[fit.best], own, fit, evidence, nulls), p
-
-    def _judge_assumed(self, name: str, fit: Fit) -> tuple[Finding, dict[str, float]]:
-        """One key of the other kind; for Holm's procedure p counts only if it was counted on null images."""
-        own = float(fit.p_values[0])
-        if self.calibration is None:
-            return self._judge(name, own, fit, MODEL_BASED, None), {name: 1.0}
-        nulls = false_positives(self._null_assumed[name], own)
-        share = (1 + nulls.hits) / (nulls.images + 1)
-        return self._judge(name, share, fit, CALIBRATED, nulls), {name: share}
-
-    def _judge(self, name: str, p: float, fit: Fit, evidence: str, nulls: Rate | None) -> Finding:
-        """A finding from the p of one key alone."""
+    def _judge(self, name: str, p: float, fit: Fit) -> Finding:
+        """What follows from the p of one key, corrected for transformations alone."""
+        nulls, at_level = self.null_rate(name, p), self._at_level(name, p)
+        evidence = KEY_BASED
+        if name in self._others:
+            evidence = MODEL_BASED if nulls is None else NULL_BASED
+            p = p if nulls is None else (1 + nulls.hits) / (nulls.images + 1)
         corrected = min(1.0, p * len(self.keys))
-        status, reason = self._status(name, corrected, evidence, nulls)
-        return Finding(status, name, corrected, fit.rho, evidence, fit.transform, (), nulls, reason)
+        status, reason = self._status(corrected, evidence, nulls, at_level)
+        tried = len(self._others[name][1] if name in self._others else self.transforms)
+        return Finding(status, name, corrected, fit.rho, evidence, fit.transform, tried, (), nulls, reason)
 
-    def _status(self, name: str, p: float, evidence: str, nulls: Rate | None) -> tuple[str, str]:
+    def _at_level(self, name: str, p: float) -> Rate | None:
+        """How many null images would be found at the level themselves, or fit as well as p where that is larger."""
+        return self.null_rate(name, max(p, self.fpr / len(self.keys)))
+
+    def _contradicted(self, at_level: Rate | None) -> bool:
+        """Whether more null images are found than the level allows, at 95 % confidence."""
+        return at_level is not None and at_level.least > self.fpr
+
+    def _status(self, p: float, evidence: str, nulls: Rate | None, at_level: Rate | None) -> tuple[str, str]:
         """The status, and the reason if it is inconclusive."""
-        if p <= self.fpr:
-            if evidence == MODEL_BASED:
+        if evidence == NULL_BASED and nulls is not None:
+            if p <= self.fpr and nulls.bound * len(self.keys) <= self.fpr:
+                return WATERMARKED, ""
+            if not nulls.hits:
                 return INCONCLUSIVE, (
-                    "p is small, but for this kind of key it holds for white noise only: calibrate on null images"
+                    f"fits better than all {nulls.images} null images, which for this kind of key support no level "
+                    f"below {min(1.0, nulls.bound * len(self.keys)):.2g}"
                 )
-            if nulls is not None and nulls.least > self.fpr:
-                return INCONCLUSIVE, (
-                    f"p is small, but {nulls.hits} of {nulls.images} null images fit as well: "
-                    f"a rate above {self.fpr:g}"
-                )
-            return WATERMARKED, ""
-        if name in self._assumed and nulls is not None and not nulls.hits:
+            return NOT_DETECTED, ""
+        if p > self.fpr:
+            return NOT_DETECTED, ""
+        if evidence == MODEL_BASED:
             return INCONCLUSIVE, (
-                f"fits better than all {nulls.images} null images, which for this kind of key support no level "
-                f"below {p:.2g}"
+                "p is small, but for this kind of key it holds for white noise only: calibrate on null images"
             )
-        return NOT_DETECTED, ""
+        if at_level is not None and self._contradicted(at_level):
+            return INCONCLUSIVE, (
+                f"p is small, but so it is for {at_level.hits} of {at_level.images} null images: either some of "
+                "them carry a key, or a key suits such images by chance"
+            )
+        return WATERMARKED, ""
 
     @cached_property
-    def _drawn(self) -> dict[Pattern, list[str]]:
+    def _secret(self) -> dict[Pattern, list[str]]:
         """Names of the keys whose p is exact over their secret choice, by pattern."""
         out: dict[Pattern, list[str]] = {}
         for name, key in self.keys.items():
@@ -141,14 +187,14 @@ class Family:
     def _directions(self) -> dict[Pattern, Array]:
         return {
             pattern: key_matrix([key for n in names if isinstance(key := self.keys[n], RingKey)], (1, *self.shape))
-            for pattern, names in self._drawn.items()
+            for pattern, names in self._secret.items()
         }
 
     @cached_property
     def _whitening(self) -> dict[Pattern, Array | None]:
-        return {p: None if self.calibration is None else self.calibration.whitening(p) for p in self._drawn}
+        return {p: None if self.calibration is None else self.calibration.whitening(p) for p in self._secret}
 
-    def _drawn_fits(self, z: Array, whitening: dict[Pattern, Array] | None = None) -> list[list[Fit]]:
+    def _secret_fits(self, z: Array, whitening: dict[Pattern, Array] | None = None) -> list[list[Fit]]:
         """For every pattern the fits of every sample."""
         out = []
         for pattern, directions in self._directions.items():
@@ -158,7 +204,7 @@ class Family:
         return out
 
     @cached_property
-    def _assumed(self) -> dict[str, tuple[Callable[[Array], Detection], tuple[Transform, ...]]]:
+    def _others(self) -> dict[str, tuple[Callable[[Array], Detection], tuple[Transform, ...]]]:
         """The keys whose p takes the noise to be white, with their tests and where to look for them."""
         out: dict[str, tuple[Callable[[Array], Detection], tuple[Transform, ...]]] = {}
         for name, key in self.keys.items():
@@ -168,9 +214,9 @@ class Family:
                 out[name] = partial(detect, key=key), IDENTITY
         return out
 
-    def _assumed_fits(self, name: str, z: Array) -> list[Fit]:
+    def _other_fits(self, name: str, z: Array) -> list[Fit]:
         """Fits of one key in every sample."""
-        test, transforms = self._assumed[name]
+        test, transforms = self._others[name]
         seen = [test(view) for view in views(z, transforms)]
         p, rho = np.stack([d.p_value for d in seen]), np.stack([d.rho for d in seen])
         where = p.argmin(0)
@@ -180,28 +226,6 @@ class Family:
         ]
 
     @cached_property
-    def _null_drawn(self) -> Array:
-        """(n,) the smallest p of any key in every null image, whitened by the images of the other half."""
-        if self.calibration is None:
-            return np.empty(0)
-        smallest = np.empty(len(self.calibration.families))
-        for own, other in self.calibration.halves():
-            whitening = {pattern: self.calibration.whitening(pattern, other) for pattern in self._drawn}
-            for rows in np.array_split(own, -(-len(own) // CHUNK)):
-                each = self._drawn_fits(self.calibration.noise[rows].astype(np.float64), whitening)
-                smallest[rows] = [min(fit.p_values.min() for fit in fits) for fits in zip(*each, strict=True)]
-        return smallest
-
-    @cached_property
-    def _null_assumed(self) -> dict[str, Array]:
-        """(n,) p of every null image for each key of the other kind; empty without a calibration."""
-        if self.calibration is None:
-            return {}
-        noise = self.calibration.noise
-        parts = np.array_split(np.arange(len(noise)), -(-len(noise) // CHUNK))
-        return {
-            name: np.concatenate(
-                [[fit.p_values[0] for fit in self._assumed_fits(name, noise[r].astype(np.float64))] for r in parts]
-            )
-            for name in self._assumed
-        }
+    def _null_p(self) -> dict[str, Array]:
+        """(n,) p of every null image, see :meth:`count`; empty before."""
+        return {}

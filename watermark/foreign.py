@@ -70,6 +70,7 @@ class ArrayKey:
         values, mask = (np.fft.fftshift(a, axes=(-2, -1)) for a in (self.values, self.mask))
         real = np.stack([values.real, values.imag], axis=-1)
         data = save({"values": torch.from_numpy(real), "mask": torch.from_numpy(mask)})
+        Path(file).unlink(missing_ok=True)
         Path(file).touch(0o600)
         Path(file).write_bytes(data)
 
@@ -186,7 +187,9 @@ def read_array_key(file: str | Path, *, mask: str | Path | None = None) -> Array
             raise ValueError("a mask is needed beside a .npy file of values")
         else:
             values, marked = (np.load(f, allow_pickle=False) for f in (file, Path(mask)))
-    except SafetensorError as error:
+            if not (isinstance(values, np.ndarray) and isinstance(marked, np.ndarray)):
+                raise ValueError("several arrays in a file: save each as .npy")
+    except (SafetensorError, ValueError, EOFError) as error:
         raise ValueError(f"{file} is not a key: {error}") from None
     if values.ndim == 5 or (values.ndim == 4 and not np.iscomplexobj(values) and values.shape[-1] == 2):
         values = values[..., 0] + 1j * values[..., 1]

@@ -189,10 +189,9 @@ def why_inconclusive(picture: Picture, size: tuple[int, int]) -> str | None:
     """Why no verdict about this picture could be trusted; None if there is no such reason."""
     height, width = picture.pixels.shape[:2]
     scale = min(height / size[0], width / size[1])
-    stretch = max(height / size[0], width / size[1]) / scale
     if scale < 0.25:
         return f"too small: {width} × {height} pixels, less than a quarter of the model's {size[1]} × {size[0]}"
-    if stretch > 2:
+    if max(height / size[0], width / size[1]) > 2 * scale:
         return f"too long: {width} × {height} pixels, more than half of it would be cropped away"
     if picture.pixels.std(axis=(0, 1)).max() < 1:
         return "flat: all pixels have nearly the same colour"

@@ -12,7 +12,7 @@ from inversion import LatentDiffusionModel
 from inversion.fingerprint import fingerprint
 from watermark.calibration import Calibration
 from watermark.generate import generate
-from watermark.keys import RingKey
+from watermark.keys import Pattern, RingKey
 from watermark.verify import Verifier
 
 UNMARKED, OTHER_KEY, GIVEN = "unmarked", "another key", "given"
@@ -28,7 +28,7 @@ def generated_nulls(
     guidance: float = 3.0,
     steps: int = 50,
 ) -> Iterator[Null]:
-    """``count`` pictures of the model, every second one marked with a key that is thrown away.
+    """``count`` pictures of the model, every second one marked with a key, dense or of rings, that is thrown away.
 
     Args:
         model: the model.
@@ -39,7 +39,8 @@ def generated_nulls(
         steps: of the sampler.
     """
     for i in range(count):
-        key, prompt = RingKey.generate() if i % 2 else None, prompts[i // 2 % len(prompts)]
+        other = RingKey.generate(Pattern(("dense", "rings")[i // 2 % 2]))
+        key, prompt = other if i % 2 else None, prompts[i // 2 % len(prompts)]
         (made,) = generate(model, [prompt], key=key, seed=seed + i, guidance=guidance, steps=steps)
         yield (OTHER_KEY if i % 2 else UNMARKED), made.image
 
@@ -69,9 +70,12 @@ def calibrate(
 
     for done, examined in enumerate(verifier.examine(images()), 1):
         z = examined.noise
-        if z is not None and bool(np.isfinite(z.numpy()).all()):
-            used.append(families[done - 1])
-            noise.append(z.numpy().astype(np.float16))
+        if z is not None:
+            with np.errstate(over="ignore"):
+                kept = z.numpy().astype(np.float16)
+            if np.isfinite(kept).all():
+                used.append(families[done - 1])
+                noise.append(kept)
         if progress is not None:
             progress(done)
     shape = (0, *verifier.model.latent_shape)

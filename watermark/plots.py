@@ -135,7 +135,8 @@ def gallery_figure(rows: Sequence[tuple[str, Sequence[tuple[Image.Image, Examine
 
     Args:
         rows: (title, [(picture, its verdict and noise), …]) for each group; images without a test are left out.
-        key: the key that they were tested for. The figure shows nothing of it.
+        key: the key that they were tested for. Whoever has the pictures can work out its pattern from the figure:
+            keep it as secret as the key.
     """
     columns = max(len(items) for _, items in rows)
     figure = Figure(figsize=(1.28 * columns + 0.4, 2.95 * len(rows)), dpi=100, layout="constrained")
@@ -143,7 +144,7 @@ def gallery_figure(rows: Sequence[tuple[str, Sequence[tuple[Image.Image, Examine
     for part, (title, items) in zip(parts[:, 0], rows, strict=True):
         found = sum(e.verdict.status == WATERMARKED for _, e in items)
         part.suptitle(f"{title}: {found} of {len(items)} found", x=0.01, ha="left", fontsize=11, fontweight="bold")
-        axes = part.subplots(2, columns)
+        axes = part.subplots(2, columns, squeeze=False)
         for ax in axes.ravel():
             ax.set_axis_off()
         tested = [(picture, e) for picture, e in items if e.noise is not None]
@@ -217,5 +218,7 @@ def show_power(axes: Axes, marked: NDArray[np.float64], plain: NDArray[np.float6
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure; the suffix decides the format."""
+    """Write a figure, readable by its owner alone, since most show a key; the suffix decides the format."""
+    Path(path).touch(0o600)
+    Path(path).chmod(0o600)
     figure.savefig(path)

@@ -13,19 +13,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from watermark.verdict import (
-    CALIBRATED,
     INCONCLUSIVE,
     KEY_BASED,
     MODEL_BASED,
     NOT_DETECTED,
+    NULL_BASED,
     UNREADABLE,
     WATERMARKED,
     Verdict,
 )
 
 EVIDENCE = {
-    KEY_BASED: "p is exact over the secret choice of the key; not counted for this key on enough null images",
-    CALIBRATED: "false positives were counted on null images, and are within the level",
+    KEY_BASED: "p is exact over the secret choice of the key, for any image",
+    NULL_BASED: "p is the share of null images that fit as well",
     MODEL_BASED: "p holds for white noise only, which recovered noise is not",
 }
 COLOURS = {WATERMARKED: "green", NOT_DETECTED: "default", INCONCLUSIVE: "yellow", UNREADABLE: "red"}
@@ -60,44 +60,48 @@ def verdict_table(verdicts: Iterable[Verdict], title: str | None = None) -> Tabl
         status = f"[{COLOURS[v.status]}]{v.status}[/]"
         rho = "–" if v.rho is None else f"{v.rho:.3f}"
         table.add_row(
-            escape(printable(v.name)), status, p_text(v.p_value), rho, v.key or "–", escape(printable(notes))
+            escape(printable(v.name)),
+            status,
+            p_text(v.p_value),
+            rho,
+            escape(printable(v.key or "–")),
+            escape(printable(notes)),
         )
     return table
 
 
 def number_text(verdict: Verdict) -> str:
     """Which picture of the key it is, in words; empty if nothing was asked."""
-    if verdict.number is None or verdict.number_p_value is None:
+    if verdict.correlation is None:
         return ""
-    how = f"r = {verdict.correlation:.2f}, p = {p_text(verdict.number_p_value)}"
-    return (
-        f"picture {verdict.number} ({how})" if verdict.number_p_value <= 1e-6 else f"none of the pictures ({how})"
-    )
+    which = "none of the pictures" if verdict.number is None else f"picture {verdict.number}"
+    return f"{which} (r = {verdict.correlation:.2f}, p = {p_text(verdict.number_p_value)})"
 
 
-def evidence_text(verdicts: Sequence[Verdict], fpr: float) -> str:
+def evidence_text(verdicts: Sequence[Verdict]) -> str:
     """What the p-values of a table rest on, a few lines."""
     tested = [v for v in verdicts if v.p_value is not None]
     if not tested:
         return "nothing was tested"
-    one = tested[0]
+    one = max(tested, key=lambda v: v.transforms_tried)
     keys, places = (
-        f"{n} {what}{'s' * (n > 1)}" for n, what in ((one.keys_tried, "key"), (one.transforms_tried, "view"))
+        f"{n} {what}{'s' * (n > 1)}"
+        for n, what in ((one.keys_tried, "key"), (one.transforms_tried, "transformation"))
     )
-    lines = [f"level {fpr:g}, corrected for {keys} × {places}"]
+    lines = [f"level {one.fpr:g}, p corrected for {keys} × {places}"]
     lines += [f"{kind}: {EVIDENCE[kind]}" for kind in EVIDENCE if any(v.evidence == kind for v in tested)]
+    found = [(v.null_hits, v.fpr_bound) for v in tested if v.status == WATERMARKED and v.fpr_bound is not None]
     if one.null_images is None:
-        lines.append("no null images: see treering calibrate")
-    else:
-        found = [(v.null_hits, v.fpr_bound) for v in tested if v.status == WATERMARKED and v.fpr_bound is not None]
-        counted = (
-            "at most {} fit as well as what was found, a rate of at most {:.1e} at 95 % confidence".format(
-                *max(found)
-            )
-            if found
-            else "nothing was found"
+        lines.append(
+            "no null images, so that false positives of these keys were not counted: see treering calibrate"
         )
-        lines.append(f"{one.null_images:,} null images: {counted}")
+    elif found:
+        hits, bound = max(found)
+        within = "within the level" if bound <= (one.fpr or 0) else "which is as much as so many can say"
+        lines.append(
+            f"null images: at most {hits} of {one.null_images:,} fit as well as what was found, a rate of at most "
+            f"{bound:.1e} at 95 % confidence, {within}"
+        )
     return "\n".join(lines)
 
 

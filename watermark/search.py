@@ -66,6 +66,8 @@ class Transform:
 
 UNCHANGED = Transform()
 IDENTITY = (UNCHANGED,)
+MOST_NUMBERS = 2**26
+"""That are held for the views of a few samples, half a GiB."""
 
 
 def transforms_of(
@@ -85,9 +87,10 @@ def transforms_of(
     if rotations < 1 or shifts < 0:
         raise ValueError(f"rotations must be at least 1 and shifts at least 0, got {rotations} and {shifts}")
     moves = range(-shifts, shifts + 1)
+    shares = (crop if isinstance(crop, tuple) and crop[0] != crop[1] else np.max(crop).item() for crop in crops)
     return tuple(
         Transform(360 * turn / rotations, flip, (down, right), crop)
-        for crop in dict.fromkeys((1.0, *crops))
+        for crop in dict.fromkeys((1.0, *shares))
         for down in sorted(moves, key=abs)
         for right in sorted(moves, key=abs)
         for turn in range(rotations)
@@ -174,7 +177,13 @@ def search_vectors(
     whitening: NDArray[np.floating] | None = None,
     decoys: int = 0,
 ) -> list[Match]:
-    """:func:`search` with the matrix of the keys made before."""
+    """:func:`search` with the matrix of the keys made before; few samples at a time if there is much to look at."""
+    at_once = max(1, MOST_NUMBERS // (len(transforms) * directions.shape[1]))
+    if len(z) > at_once:
+        parts = [z[i : i + at_once] for i in range(0, len(z), at_once)]
+        return [
+            m for part in parts for m in search_vectors(part, directions, pattern, transforms, whitening, decoys)
+        ]
     scale = scale_of(whitening, z.shape, pattern)
     drawn = random_directions(decoys, directions, pattern.kind)
     out = []

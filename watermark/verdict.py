@@ -7,7 +7,7 @@ from dataclasses import dataclass
 WATERMARKED, NOT_DETECTED = "watermarked", "not_detected"
 INCONCLUSIVE, UNREADABLE = "inconclusive", "unreadable"
 
-CALIBRATED, KEY_BASED, MODEL_BASED = "calibrated", "key-based", "model-based"
+KEY_BASED, NULL_BASED, MODEL_BASED = "key-based", "null-based", "model-based"
 
 
 @dataclass(frozen=True)
@@ -17,15 +17,14 @@ class Verdict:
     How p was obtained is the ``evidence``:
 
     - ``key-based``: exact over the secret choice of the key, for any image, see :mod:`watermark.detection`. How
-      often this one key is found where it is not was not counted, or not on enough images for the level.
-    - ``calibrated``: moreover counted on null images, as ``fpr_bound`` says, and that is at most the level; or, for
-      keys that allow nothing else, the share of null images that fit as well.
-    - ``model-based``: for keys of ``zeros`` and of other code, without a calibration: holds only if recovered noise
-      is white and Gaussian, which it is not. Such an image is never called ``watermarked``.
+      often these very keys are found where they are not is another matter, which ``fpr_bound`` says.
+    - ``null-based``, for keys of ``zeros`` and of other code: the share of null images that fit as well.
+    - ``model-based``, for such keys without null images: holds only if recovered noise is white and Gaussian, which
+      it is not. Such an image is never called ``watermarked``.
 
     Attributes:
         name: the path that was read, or ``image 0``, ``image 1`` … for images in memory.
-        status: ``watermarked``, ``not_detected``, ``inconclusive`` or ``unreadable``.
+        status: at the level ``fpr`` ``watermarked``, ``not_detected``, ``inconclusive`` or ``unreadable``.
         key: name of the key that fits best, if a test was made.
         p_value: probability that any of the keys fits as well through any of the transformations in an image that
             carries none (Bonferroni); None without a test.
@@ -35,15 +34,17 @@ class Verdict:
         keys_tried: number of keys that p_value is corrected for.
         transforms_tried: number of transformations that it is corrected for.
         transform: what was undone to see the key, in words; empty for nothing.
+        fpr: the level; None without a test.
         other_keys: further keys that are in the image, by Holm's procedure at the level asked for.
         null_hits: how many null images of the calibration fit any of the keys as well, all transformations undone
-            in them, too; None without a calibration.
+            in them, too; for keys of ``zeros`` and of other code, that key. None without a calibration.
         null_images: how many there are.
         fpr_bound: so the rate at which images like these are found, at this fit, is at most this, at 95 %
             confidence. Larger than p_value unless there are very many.
-        number: which picture of the key it is, if numbers were given and the key was found.
-        correlation: of the noise outside the marked bins with that of this number: near 1 if nothing was lost,
-            around 0 for a forgery that has the pattern of the key alone.
+        number: which picture of the key it is, if numbers were given, the key was found and one of them fits at the
+            level.
+        correlation: of the noise outside the marked bins with that of the number that fits best: near 1 if nothing
+            was lost, around 0 for a forgery that has the pattern of the key alone.
         number_p_value: probability that any of the numbers fits as well, if it is none of them.
         reason: why there is no verdict, or empty.
         warnings: what was not plain about the file, and how it was fitted to the model.
@@ -59,6 +60,7 @@ class Verdict:
     keys_tried: int = 0
     transforms_tried: int = 0
     transform: str = ""
+    fpr: float | None = None
     other_keys: tuple[str, ...] = ()
     null_hits: int | None = None
     null_images: int | None = None

@@ -5,7 +5,7 @@ pixels → :func:`inversion.invert_decoder` → z_0 → :func:`inversion.invert_
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -17,10 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion
+from inversion.decoder import STEPS
 from inversion.diffusion import choose
 from inversion.fingerprint import digest_of, fingerprint
 from inversion.model import sapling_folder
 from watermark.calibration import Calibration, CalibrationError, Settings
+from watermark.detection import detect
 from watermark.family import Family, Finding
 from watermark.foreign import ArrayKey
 from watermark.images import ImageError, Picture, fit, from_image, read_picture, why_inconclusive
@@ -28,6 +30,9 @@ from watermark.keys import RingKey
 from watermark.numbered import confirm
 from watermark.search import UNCHANGED, Transform, plain_transforms, undo
 from watermark.verdict import INCONCLUSIVE, UNREADABLE, WATERMARKED, Verdict
+
+ANYBODY = "a key of zeros says that an image is marked, not by whom"
+MOST_NUMBERS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Verifier:
             noise, and p corrected for their number, see :func:`watermark.search.transforms_of`. None is mirroring
             and turning by right angles.
         calibration: what noise without a mark looks like; whitens the test, and has the keys' false positives
-            counted. See :func:`watermark.calibration.calibration_of` for that of a model.
+            counted. See :func:`with_calibration` for that of a model.
         numbers: if a key is found, which of its pictures with these numbers it is, see
             :mod:`watermark.numbered`; empty for pictures whose noise was not numbered.
 
@@ -75,10 +80,15 @@ class Verifier:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         for name, key in self.keys.items():
-            if isinstance(key, ArrayKey) and key.values.shape != self.model.latent_shape:
-                raise ValueError(
-                    f"the key {name!r} is made for latents of {key.values.shape}, not {self.model.latent_shape}"
-                )
+            problem = why_unfit(key, self.model.latent_shape)
+            if problem is not None:
+                raise ValueError(f"the key {name!r} does not fit the model: {problem}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.decoder not in STEPS:
+            raise ValueError(f"decoder must be one of {', '.join(map(repr, STEPS))}, got {self.decoder!r}")
+        if len(self.numbers) > MOST_NUMBERS or min(self.numbers, default=0) < 0:
+            raise ValueError(f"numbers must be at least 0, and at most {MOST_NUMBERS:,} of them")
         if self.transforms is not None and not self.transforms:
             raise ValueError("transforms must hold at least one, Transform() for none")
         if self.calibration is not None:
@@ -96,6 +106,14 @@ class Verifier:
             diffusion=choose(schedule),
             schedule=digest_of(schedule),
         )
+
+    def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Look for the keys in the null images of the calibration now, instead of with the first image.
+
+        Args:
+            progress: called with the number of null images done and that of all.
+        """
+        self._family.count(progress)
 
     def verify(self, images: Iterable[str | Path | Image.Image]) -> Iterator[Verdict]:
         """One verdict for each image, in order, a batch at a time. No image's fault stops the others."""
@@ -128,6 +146,12 @@ class Verifier:
             picture = from_image(image) if isinstance(image, Image.Image) else read_picture(image)
         except ImageError as error:
             return Verdict(name, UNREADABLE, reason=f"{error.code}: {error}")
+        except (
+            OSError,
+            ValueError,
+            SyntaxError,
+        ) as error:  # of an image in memory that was opened and not yet read
+            return Verdict(name, UNREADABLE, reason=f"unreadable: {error}")
         reason = why_inconclusive(picture, self.model.image_size)
         if reason is not None:
             return Verdict(name, INCONCLUSIVE, reason=reason, warnings=picture.warnings, sha256=picture.sha256)
@@ -169,30 +193,50 @@ class Verifier:
             rho=found.rho,
             evidence=found.evidence,
             keys_tried=len(self.keys),
-            transforms_tried=len(self._family.transforms),
+            transforms_tried=found.transforms_tried,
             transform=str(found.transform),
+            fpr=self.fpr,
             other_keys=found.other_keys,
             null_hits=None if found.nulls is None else found.nulls.hits,
             null_images=None if found.nulls is None else found.nulls.images,
             fpr_bound=None if found.nulls is None else found.nulls.bound,
-            number=None if which is None else which.number,
+            number=None if which is None or which.p_value > self.fpr else which.number,
             correlation=None if which is None else which.correlation,
             number_p_value=None if which is None else which.p_value,
             reason=found.reason,
-            warnings=notes,
+            warnings=(*notes, ANYBODY) if isinstance(key, RingKey) and key.pattern.kind == "zeros" else notes,
             sha256=digest,
         )
 
 
-def with_calibration(verifier: Verifier) -> Verifier:
-    """The verifier with the calibration that lies in its model's folder; as it is if none does, or none that fits.
-
-    The file is ``calibration.safetensors``, for the embedded model and for local folders.
-    """
-    name = verifier.model.name
-    file = (sapling_folder() if name == "sapling" else Path(name)) / "calibration.safetensors"
+def why_unfit(key: RingKey | ArrayKey, shape: tuple[int, ...]) -> str | None:
+    """Why a key cannot be looked for in noise (C, h, w); None if it can."""
+    if isinstance(key, ArrayKey):
+        return None if key.values.shape == shape else f"it is made for latents of {key.values.shape}, not {shape}"
     try:
-        return replace(verifier, calibration=Calibration.load(file)) if file.is_file() else verifier
+        detect(np.random.default_rng(0).standard_normal((1, *shape)), key)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def calibration_file(model: LatentDiffusionModel) -> Path:
+    """Where the calibration of a model is looked for: in its folder, for the embedded model and local ones."""
+    return (sapling_folder() if model.name == "sapling" else Path(model.name)) / "calibration.safetensors"
+
+
+def with_calibration(verifier: Verifier) -> Verifier:
+    """The verifier with the calibration of its model, as it is if there is none, or one for other settings.
+
+    Raises:
+        CalibrationError: if it is damaged, or of a newer version.
+    """
+    file = calibration_file(verifier.model)
+    if not file.is_file():
+        return verifier
+    found = Calibration.load(file)
+    try:
+        return replace(verifier, calibration=found)
     except CalibrationError:
         return verifier
 
@@ -203,7 +247,7 @@ class Examined:
 
     Attributes:
         verdict: the verdict.
-        noise: (C, h, w) float32 recovered noise, as it came; None without a test.
+        noise: (C, h, w) float32 recovered noise, as it came, also where it is not finite; None without any.
         transform: what has to be undone in it to see the key.
     """
 
