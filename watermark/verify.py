@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from watermark.detection import detect
 from watermark.family import Family, Finding
 from watermark.foreign import ArrayKey
 from watermark.images import ImageError, Picture, fit, from_image, read_picture, why_inconclusive
-from watermark.keys import RingKey
+from watermark.keys import Pattern, RingKey
 from watermark.numbered import confirm
 from watermark.search import UNCHANGED, Transform, plain_transforms, undo
 from watermark.verdict import INCONCLUSIVE, UNREADABLE, WATERMARKED, Verdict
@@ -213,8 +213,14 @@ def why_unfit(key: RingKey | ArrayKey, shape: tuple[int, ...]) -> str | None:
     """Why a key cannot be looked for in noise (C, h, w); None if it can."""
     if isinstance(key, ArrayKey):
         return None if key.values.shape == shape else f"it is made for latents of {key.values.shape}, not {shape}"
+    return why_unfit_pattern(key.pattern, shape)
+
+
+@lru_cache(maxsize=64)
+def why_unfit_pattern(pattern: Pattern, shape: tuple[int, ...]) -> str | None:
+    """Why keys of a pattern cannot be looked for in noise (C, h, w), found by trying one; None if they can."""
     try:
-        detect(np.random.default_rng(0).standard_normal((1, *shape)), key)
+        detect(np.random.default_rng(0).standard_normal((1, *shape)), RingKey(bytes(32), pattern))
     except ValueError as error:
         return str(error)
     return None
