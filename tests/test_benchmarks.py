@@ -10,7 +10,18 @@ import torch
 from click.testing import CliRunner
 from scipy import stats
 
-from benchmarks import calibration, calibration_report, identification, identification_keys
+from benchmarks import (
+    calibration,
+    calibration_report,
+    identification,
+    identification_keys,
+    null_images,
+    null_noise,
+    null_tests,
+    power,
+    rates,
+    usual_recipes,
+)
 from benchmarks.decoder_inversion import errors_along
 from benchmarks.latents import generated, nmse, off_range, round_to_8_bits, video
 from benchmarks.record import peak_memory
@@ -123,16 +134,16 @@ def nulls(sapling):
     radius = np.hypot(np.fft.fftfreq(32)[:, None], np.fft.fftfreq(32)[None, :]) * 32
     noise = {
         family: np.fft.ifft2(np.fft.fft2(rng.standard_normal((4, 4, 32, 32))) * (1 + np.exp(-radius / 4))).real
-        for family in calibration.FAMILIES
+        for family in null_images.FAMILIES
     }
-    return calibration.nulls_of(noise, calibration.verifier_of(sapling, calibration.QUICK), calibration.QUICK)
+    return null_tests.nulls_of(noise, null_noise.verifier_of(sapling, calibration.QUICK.recovery))
 
 
 def test_calibration_tests_are_those_of_the_library(nulls):
-    found = {test.name: test for test in calibration.tests(nulls, calibration.QUICK)}
+    found = {test.name: test for test in null_tests.tests(nulls, calibration.QUICK.keys)}
     n, transforms = len(nulls.images.families), plain_transforms((4, 32, 32))
-    for kind in calibration.OURS:
-        key = calibration.secret_key("tested", 3, kind)
+    for kind in null_tests.OURS:
+        key = null_images.secret_key("tested", 3, kind)
         whitened = nulls.images.null_p_values(key)
         ours = found[f"{kind} | whitened | alone"].p
         assert np.isnan(ours[n:]).all()
@@ -146,7 +157,7 @@ def test_calibration_tests_are_those_of_the_library(nulls):
         else:
             np.testing.assert_allclose(searched, np.minimum(1, 8 * each.min(0)), rtol=1e-9)
     for kind in ("tree-ring", "constant rings"):
-        key = calibration.their_keys(kind, 5, (4, 32, 32))[2]
+        key = null_tests.their_keys(kind, 5, (4, 32, 32))[2]
         each = np.stack([detect_array(view, key).p_value for view in views(nulls.noise, transforms)])
         np.testing.assert_allclose(found[f"{kind} | as it is | alone"].p[:, 2], each[0], rtol=1e-9)
         np.testing.assert_allclose(
@@ -159,10 +170,9 @@ def test_calibration_tests_are_those_of_the_library(nulls):
 
 
 def test_usual_chi_square_is_the_published_one(nulls):
-    key = calibration.their_keys("tree-ring", 2, (4, 32, 32))[1]
-    test = next(
-        t for t in calibration.usual_tests(nulls, calibration.QUICK) if t.name.startswith("tree-ring | chi")
-    )
+    key = null_tests.their_keys("tree-ring", 2, (4, 32, 32))[1]
+    tests = usual_recipes.usual_tests(nulls, calibration.QUICK.keys)
+    test = next(test for test in tests if test.name.startswith("tree-ring | chi"))
     seen, target = (torch.from_numpy(a[key.mask]) for a in (np.fft.fft2(nulls.noise[5]), key.values))
     seen, target = (torch.cat([a.real, a.imag]) for a in (seen, target))
     sigma = seen.std()
@@ -171,14 +181,14 @@ def test_usual_chi_square_is_the_published_one(nulls):
 
 
 def test_misfits_of_coordinates_are_those_of_bins(nulls):
-    key = calibration.secret_key("tested", 0)
-    values, mask = calibration.dense_values([key], (4, 32, 32))
+    key = null_images.secret_key("tested", 0)
+    values, mask = usual_recipes.dense_values([key], (4, 32, 32))
     assert mask.sum() == values.shape[1] == 656
     np.testing.assert_allclose(values[0] / 32, key_spectrum(key, (1, 4, 32, 32))[mask[[0, 3]]])
     bins = np.fft.fft2(nulls.noise)[:, mask]
     y, _ = noise_vector(nulls.noise, Pattern())
-    misfit = calibration.misfits(y, key_vector(key, (1, 4, 32, 32)))
-    np.testing.assert_allclose(misfit["chi-square"], calibration.chi_square(bins, values)[:, 0], rtol=1e-7)
+    misfit = usual_recipes.misfits(y, key_vector(key, (1, 4, 32, 32)))
+    np.testing.assert_allclose(misfit["chi-square"], usual_recipes.chi_square(bins, values)[:, 0], rtol=1e-7)
     np.testing.assert_allclose(misfit["L1"] / np.sqrt(2) * 32, np.abs(bins - values).mean(1))
     np.testing.assert_allclose(misfit["L2"] * 1024, (np.abs(bins - values) ** 2).sum(1))
 
@@ -186,17 +196,17 @@ def test_misfits_of_coordinates_are_those_of_bins(nulls):
 def test_intervals_are_over_what_is_independent():
     rng = np.random.default_rng(0)
     hits = (rng.random((1000, 1)) < 0.1).astype(float)
-    mean, both, one = calibration.interval(hits, np.arange(1000))
+    mean, both, one = rates.interval(hits, np.arange(1000))
     exact = stats.binomtest(int(hits.sum()), 1000).proportion_ci(0.95, "exact")
     assert mean[0] == hits.mean()
     np.testing.assert_allclose(both[:, 0], [exact.low, exact.high], atol=0.003)
     assert one[2, 0] < both[0, 0] < one[0, 0] < mean[0] < one[1, 0] < both[1, 0]
     units = np.arange(1000) % 20
     same = (units < 2).astype(float)[:, None]  # all crops of two of twenty photographs
-    assert calibration.interval(same, units)[1][1, 0] > 2 * both[1, 0] - 0.1
-    _, nothing, _ = calibration.interval(np.zeros((1000, 1)), units)
+    assert rates.interval(same, units)[1][1, 0] > 2 * both[1, 0] - 0.1
+    _, nothing, _ = rates.interval(np.zeros((1000, 1)), units)
     np.testing.assert_allclose(nothing[:, 0], [0, 1 - 0.025 ** (1 / 20)])
-    low, high = calibration.clopper_pearson(np.array([0, 3, 1000]), 1000, 0.025)
+    low, high = rates.clopper_pearson(np.array([0, 3, 1000]), 1000, 0.025)
     for i, k in enumerate((0, 3, 1000)):
         exact = stats.binomtest(k, 1000).proportion_ci(0.95, "exact")
         assert (low[i], high[i]) == pytest.approx((exact.low, exact.high))
@@ -205,28 +215,28 @@ def test_intervals_are_over_what_is_independent():
 def test_keys_above_the_level_are_counted_and_expected():
     rng = np.random.default_rng(1)
     found = rng.random((1000, 400)) < 1e-3
-    cell = calibration.per_key(found, np.arange(1000), 1e-3)
+    cell = rates.per_key(found, np.arange(1000), 1e-3)
     assert sum(int(part.split(":")[1]) for part in cell["keys by images"].split()) == 400
     assert cell["expected above"] == pytest.approx(400 * stats.binom.sf(3, 1000, 1e-3), rel=1e-3)
     assert abs(cell["above"] - cell["expected above"]) < 4 * cell["expected above"] ** 0.5
     assert not cell["established"]
     found[:20, 7] = True
-    cell = calibration.per_key(found, np.arange(1000), 1e-3)
+    cell = rates.per_key(found, np.arange(1000), 1e-3)
     assert cell["established"]
     assert cell["worst"]["hits"] >= 20
-    by_source = calibration.per_key(found, np.arange(1000) // 50, 1e-3)
+    by_source = rates.per_key(found, np.arange(1000) // 50, 1e-3)
     assert by_source["established"] is None
     assert by_source["worst"]["ci95"][0] == 0  # all of them in one of twenty
 
 
 def test_t_has_the_power_of_the_tests_that_know_sigma():
     rng = np.random.default_rng(3)
-    k = calibration.key_vector(calibration.secret_key("tested", 0), (1, 4, 32, 32))[None]
+    k = key_vector(null_images.secret_key("tested", 0), (1, 4, 32, 32))[None]
     white = rng.standard_normal((4000, 656))
-    limit = calibration.likelihood_ratio_limit(656**0.5, 656, 0.1, 1e-2)
+    limit = power.likelihood_ratio_limit(656**0.5, 656, 0.1, 1e-2)
     s = white @ k[0] - 0.1 * (white**2).sum(1) / 2
     assert abs((s >= limit).mean() - 1e-2) < 4 * (1e-2 / 4000) ** 0.5
-    gap = calibration.gap(white, k, 1e-3)
+    gap = power.gap(white, k, 1e-3)
     assert gap["projection against the formula"] < 0.03
     assert gap["projection"]["within 2 points"]
     assert gap["likelihood ratio"]["within 2 points"]
@@ -234,21 +244,21 @@ def test_t_has_the_power_of_the_tests_that_know_sigma():
     direct = stats.t.sf(
         (r := mixed @ k[0] / np.linalg.norm(mixed, axis=1) / 656**0.5) * (655 / (1 - r**2)) ** 0.5, 655
     )
-    np.testing.assert_allclose(calibration.t_p(white, k, np.ones(1), 0.2)[:, 0], direct, rtol=1e-9)
+    np.testing.assert_allclose(power.t_p(white, k, np.ones(1), 0.2)[:, 0], direct, rtol=1e-9)
 
 
 def test_t_on_white_noise_is_nominal():
-    white = calibration.on_white_noise("rings", 200_000, (4, 32, 32))
+    white = power.on_white_noise("rings", 200_000, (4, 32, 32))
     assert white["kolmogorov p"] > 1e-3
     low, high = white["found"]["0.001"]["ci95"]
     assert 0.8e-3 < low < 1.05e-3 < high < 1.3e-3 or low < 1e-3 < high
 
 
 def test_halves_of_the_calibration_share_no_photograph():
-    halves = [{calibration.photograph_of(i, 21) for i in range(1000) if i // 2 % 2 == half} for half in (0, 1)]
+    halves = [{null_images.photograph_of(i, 21) for i in range(1000) if i // 2 % 2 == half} for half in (0, 1)]
     assert not halves[0] & halves[1]
     assert halves[0] | halves[1] == set(range(21))
-    counts = Counter(calibration.photograph_of(i, 21) for i in range(1000))
+    counts = Counter(null_images.photograph_of(i, 21) for i in range(1000))
     assert max(counts.values()) - min(counts.values()) <= 5
 
 
@@ -260,19 +270,24 @@ def test_calibration_runs_resumes_and_ships_what_a_verifier_takes(sapling, tmp_p
     assert calibration_report.readme_table(result) in done.output
     assert (tmp_path / "calibration.png").exists()
     shipped = Calibration.load(tmp_path / "calibration.safetensors")
-    assert shipped.counts == dict.fromkeys(calibration.FAMILIES, 4)
+    assert shipped.counts == dict.fromkeys(null_images.FAMILIES, 4)
     for own, _ in shipped.halves():
-        assert Counter(shipped.families[i] for i in own) == dict.fromkeys(calibration.FAMILIES, 2)
-    verifier = replace(calibration.verifier_of(sapling, calibration.QUICK), calibration=shipped)
-    monkeypatch.setattr(calibration, "pictures", None)
-    noise = calibration.recovered(sapling, calibration.QUICK, tmp_path)
+        assert Counter(shipped.families[i] for i in own) == dict.fromkeys(null_images.FAMILIES, 2)
+    verifier = replace(null_noise.verifier_of(sapling, calibration.QUICK.recovery), calibration=shipped)
+    monkeypatch.setattr(null_noise, "pictures", None)
+    noise = null_noise.recovered(sapling, calibration.QUICK.recovery, tmp_path)
     assert {name: len(z) for name, z in noise.items()} == {
-        **dict.fromkeys(calibration.FAMILIES, 4),
+        **dict.fromkeys(null_images.FAMILIES, 4),
         "another key | encoder alone": 2,
         "another key | JPEG 75": 2,
         "another key | JPEG 75, encoder alone": 2,
     }
-    direction = key_matrix([calibration.secret_key("own", 1)], (1, 4, 32, 32))
-    y, _ = noise_vector(noise["another key"], Pattern())
-    assert (y @ direction[0] / np.linalg.norm(y, axis=1)).argmax() == 1
+    for i, kind in enumerate(("dense", "rings")):
+        direction = key_matrix([null_images.secret_key("own", i, kind)], (1, 4, 32, 32))
+        y, _ = noise_vector(noise["another key"], Pattern(kind))
+        assert (y @ direction[0] / np.linalg.norm(y, axis=1)).argmax() == i
+        trials = {
+            way: row["alone"]["1e-06"]["trials"] for way, row in result["marked"][kind].items() if "alone" in row
+        }
+        assert trials == {"clean": 2, "encoder alone": 1, "JPEG 75": 1, "JPEG 75, encoder alone": 1}
     assert verifier.calibration is shipped

@@ -1,0 +1,125 @@
+"""The noise of the null pictures of :mod:`benchmarks.calibration`, recovered in chunks, and its share to ship."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.null_images import BATCH, FAMILIES, GUIDANCE, OWN, SEED, photographs, pictures, secret_key
+from inversion import LatentDiffusionModel
+from inversion.fingerprint import fingerprint
+from watermark.calibration import Calibration
+from watermark.demo import jpeg
+from watermark.search import IDENTITY
+from watermark.verify import Verifier
+
+CHUNK = 96
+"""Pictures between two writes of the file."""
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How many null pictures there are, and how they are made and their noise recovered.
+
+    Attributes:
+        counts: pictures of every family.
+        also: how many of the marked pictures are recovered in other ways, too.
+        steps: of generation.
+    """
+
+    counts: tuple[int, ...]
+    also: int
+    steps: int
+    decoder: str
+    inversion_steps: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the recovered noise depends on."""
+        return {
+            "pictures": dict(zip(FAMILIES, self.counts, strict=True)),
+            "keys of marked pictures": list(OWN),
+            "marked pictures in other ways": self.also,
+            "seed": SEED,
+            "steps of generation": self.steps,
+            "guidance": GUIDANCE,
+            "decoder": self.decoder,
+            "steps of inversion": self.inversion_steps,
+        }
+
+
+def verifier_of(model: LatentDiffusionModel, how: Recovery, decoder: str | None = None) -> Verifier:
+    """The verifier that recovers noise; its key plays no part."""
+    chosen = how.decoder if decoder is None else decoder
+    keys = {"any": secret_key("any", 0)}
+    return Verifier(model, keys, steps=how.inversion_steps, decoder=chosen, batch_size=BATCH, transforms=IDENTITY)
+
+
+def noise_of(verifier: Verifier, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+    """Recovered noise (B, C, h, w).
+
+    Raises:
+        ValueError: if a picture could not be tested.
+    """
+    found = [examined.noise for examined in verifier.examine(images)]
+    noise = np.stack([np.full(verifier.model.latent_shape, np.nan) if z is None else z.numpy() for z in found])
+    if not np.isfinite(noise).all():
+        raise ValueError("the noise of a null picture could not be recovered")
+    return noise.astype(np.float32)
+
+
+def recovered(model: LatentDiffusionModel, how: Recovery, folder: Path) -> dict[str, NDArray[np.float32]]:
+    """Noise (B, C, h, w) of every family, and of marked pictures in other ways, as far as the folder lacks it."""
+    path = folder / "calibration.npz"
+    settings = json.dumps(how.settings)
+    noise: dict[str, Any] = {}
+    if path.exists():
+        with np.load(path) as saved:
+            noise = dict(saved) if str(saved["settings"]) == settings else {}
+    noise["settings"] = np.array(settings)
+    ways: dict[str, tuple[Verifier, Callable[[Image.Image], Image.Image]]] = {
+        "encoder alone": (verifier_of(model, how, "encoder"), lambda image: image),
+        "JPEG 75": (verifier_of(model, how), jpeg),
+        "JPEG 75, encoder alone": (verifier_of(model, how, "encoder"), jpeg),
+    }
+    counts = zip(FAMILIES, how.counts, strict=True)
+    plan = [(f, range(i, min(i + CHUNK, n))) for f, n in counts for i in range(len(noise.get(f, ())), n, CHUNK)]
+    if any(family == "photographs" for family, _ in plan):
+        photographs()  # if any are missing, better now than after an hour
+
+    def add(name: str, verifier: Verifier, images: Sequence[Image.Image]) -> None:
+        if images:
+            z = noise_of(verifier, images)
+            noise[name] = np.concatenate([noise[name], z]) if name in noise else z
+
+    for family, rows in track(plan, "recovering noise", console=Console(stderr=True)):
+        images = pictures(model, family, rows, how.steps)
+        add(family, verifier_of(model, how), images)
+        if family == "another key":
+            for way, (verifier, treat) in ways.items():
+                add(f"{family} | {way}", verifier, [treat(image) for image in images[: max(how.also - rows[0], 0)]])
+        folder.mkdir(parents=True, exist_ok=True)
+        partial_file = path.with_suffix(".part.npz")
+        np.savez(partial_file, **noise)
+        partial_file.replace(path)
+    return {name: values for name, values in noise.items() if name != "settings"}
+
+
+def to_ship(noise: Mapping[str, NDArray[np.float32]], verifier: Verifier, counts: Sequence[int]) -> Calibration:
+    """A calibration of the first pictures of every family, so many, in fours that are spread evenly."""
+    order = sorted(((i // 4 * 4 + 2) / count, f, i) for f, count in enumerate(counts) for i in range(count))
+    return Calibration(
+        settings=verifier.settings,
+        fingerprint=fingerprint(verifier.model),
+        noise=np.stack([noise[FAMILIES[f]][i] for _, f, i in order]).astype(np.float16),
+        families=tuple(FAMILIES[f] for _, f, _ in order),
+    )
