@@ -122,7 +122,7 @@ def main(folder: Path, pairs: int, minutes: float) -> None:
     average = train(pipe, noise, z_0, folder, minutes)
     average.copy_to(pipe.unet.parameters())
     pipe.scheduler = DPMSolverMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0, solver_order=1
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0, solver_order=1, steps_offset=1
     )
     pipe.to(torch.float16).save_pretrained(folder)
     click.echo(f"wrote {folder}")
