@@ -371,6 +371,35 @@ def test_exit_codes_and_outputs_of_verify(workplace, folder, capsys):
     assert (row["key"], row["keys_tried"], row["status"]) == ("alice", "2", "watermarked")
 
 
+def test_what_is_looked_at_has_limits_and_a_syntax(workplace, capsys):
+    verify = "treering verify out/marked-0.png --key alice"
+    for wrong, message in (
+        ("--crop 0.01", "share from 0.1 to 1"),
+        ("--crop 1x2", "share from 0.1 to 1"),
+        ("--crop axb", "share from 0.1 to 1"),
+        ("--numbers 5-", "17 or 0-999"),
+        ("--numbers 9-3", "17 or 0-999"),
+        ("--numbers 0-99999999", "at most 1,000,000 of them"),
+        ("--rotations 90000", "more than 100,000"),
+        ("--steps 0", "steps"),
+    ):
+        assert run(f"{verify} {wrong}") == 2
+        assert message in capsys.readouterr().err
+    assert run("treering calibrate --generate 2 -o missing/nulls.safetensors") == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_a_key_that_does_not_fit_the_model_is_left_out_of_all_and_refused_by_name(workplace, capsys):
+    run("treering key create odd --channels 0,7")
+    assert run("treering verify out/marked-0.png --all-keys --json") == 0
+    shown = capsys.readouterr()
+    assert "'odd' is left out, it does not fit the model: channels (0, 7)" in shown.err
+    (verdict,) = map(json.loads, [line for line in shown.out.splitlines() if line.startswith("{")])
+    assert (verdict["key"], verdict["keys_tried"], verdict["fpr"]) == ("alice", 1, 1e-6)
+    assert run("treering verify out/marked-0.png --key odd") == 2
+    assert "the key 'odd' does not fit the model" in capsys.readouterr().err
+
+
 def test_odd_file_names(workplace, capsys):
     for name in ("-dash.png", "new\nline.png", os.fsdecode(b"\xff\xfe.png"), "[red]x.png"):
         (workplace / name).write_bytes(b"nonsense")
