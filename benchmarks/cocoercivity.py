@@ -17,7 +17,6 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
@@ -43,28 +42,28 @@ METHODS: dict[str, tuple[Callable[..., Solution], int, int]] = {
 """Name → solver, iterations, how many of them are compared with the last; the first three as published."""
 
 
-def measure(ae: Autoencoder, pictures: Pictures, name: str, quick: bool) -> dict[str, Any]:
-    """β and distance of every picture along the path of one solver."""
+def measure(
+    ae: Autoencoder, pictures: Pictures, name: str, quick: bool, found: dict[str, Any], save: Callable[[], object]
+) -> None:
+    """β and distance of every picture along the path of one solver, into ``found``, a few pictures at a time."""
     solver, steps, compare = METHODS[name]
     if quick:
         steps, compare = 6, 3
-    beta, distance, local = [], [], []
-    for _, x in track(list(pictures.chunks(CHUNK)), name, console=Console(stderr=True)):
+    columns = [found.setdefault(column, []) for column in ("beta", "distance", "smallest local ratio")]
+    left = list(pictures.chunks(CHUNK))[len(columns[0]) // CHUNK :]
+    for _, x in track(left, name, console=Console(stderr=True)):
         b, residual = decoder_residual(ae, x)
         path = SolverPath()
         solver(residual, b, Stop(steps), callback=path)
-        found = cocoercivity(path, compare=compare)
-        beta.append(found.beta)
-        distance.append(found.distance)
-        local.append(found.local[:compare].amin(0))
-    betas, distances = torch.cat(beta).double(), torch.cat(distance).double()
-    line = stats.linregress(betas.numpy(), distances.numpy())
-    return {
-        "beta": betas.tolist(),
-        "distance": distances.tolist(),
-        "smallest local ratio": torch.cat(local).tolist(),
+        along = cocoercivity(path, compare=compare)
+        for column, own in zip(columns, (along.beta, along.distance, along.local[:compare].amin(0)), strict=True):
+            column.extend(own.double().tolist())
+        save()
+    betas, distances = np.array(columns[0]), np.array(columns[1])
+    line = stats.linregress(betas, distances)
+    found |= {
         "positive": rate(int((betas > 0).sum()), len(betas)),
-        "beta, median": float(betas.median()),
+        "beta, median": float(np.median(betas)),
         "line": {"slope": line.slope, "intercept": line.intercept, "r": line.rvalue, "p": line.pvalue},
     }
 
@@ -95,9 +94,9 @@ def main(quick: bool, output: Path) -> None:
     ae = LatentDiffusionModel.load("sapling").autoencoder
     pictures = generated(settings["pictures"], seed=settings["seed"], steps=25)
     for name in METHODS:
-        if name not in result["methods"]:
-            result["methods"][name] = measure(ae, pictures, name, quick)
-            write("cocoercivity", result, output)
+        found = result["methods"].setdefault(name, {})
+        if "line" not in found:
+            measure(ae, pictures, name, quick, found, partial(write, "cocoercivity", result, output))
     path = write("cocoercivity", result, output)
     draw(result, path.with_suffix(".png"))
     click.echo(f"wrote {path} and {path.with_suffix('.png')}")

@@ -74,7 +74,8 @@ def generated(
     z, x = torch.empty_like(noise), torch.empty(count, 3, *model.image_size)
     guidance = torch.tensor([GUIDANCE[i // 2 % 3] for i in range(count)])
     for scale in track(GUIDANCE, "generating", console=Console(stderr=True)):
-        for part in (guidance == scale).nonzero()[:, 0].split(BATCH):
+        rows = (guidance == scale).nonzero()[:, 0]
+        for part in rows.split(BATCH) if len(rows) else ():
             own = [prompts[i] for i in part]
             z[part] = sample(model, noise[part], prompt=own, guidance=scale, steps=steps)
             x[part] = round_to_8_bits(decode(z[part]))
