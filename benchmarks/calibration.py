@@ -1,6 +1,6 @@
 """Do the p-values hold for one key used for years, and is the test as strong as one can be? On Sapling.
 
-    python -m benchmarks.calibration            3,300 null pictures, 70 minutes on two cores; resumes
+    python -m benchmarks.calibration            3,300 null pictures, an hour or more on two cores; resumes
     python -m benchmarks.calibration --quick    4 of each family, few keys, the encoder alone; under a minute
 
 Null pictures are of four families: generated ones without a mark; generated ones that carry keys of their own,

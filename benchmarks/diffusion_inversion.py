@@ -22,24 +22,20 @@ import click
 import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from scipy import stats
 from torch import Tensor
 
+from benchmarks.diffusion_inversion_report import METHODS, bars, draw, means, readme_table
 from benchmarks.latents import GUIDANCE, Pictures, generated, nmse
-from benchmarks.record import RESULTS, rate, resume, write
+from benchmarks.record import RESULTS, resume, write
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion, sample
 from watermark import detect
 
 BATCH = 12
 SOURCES = ("truth", "encoder", "decoder inversion")
 PROMPTS = ("known", "unknown")
-METHODS = ("midpoint", "naive", "warm_start", "implicit", "naive_next")
 STEPS = (10, 50, 5, 20)
-LEVEL = 1e-6
 Cell = tuple[str, int, str, str]
 
 
@@ -85,24 +81,6 @@ def summary(pictures: Pictures, found: Tensor, i: int, evaluations: float) -> di
         "rho": round(float(detection.rho[0]), 4),
         "log10 p": round(float(np.log10(detection.p_value[0])), 3),
         "evaluations": evaluations,
-    }
-
-
-def column(cell: dict[str, Any], name: str, guidance: float | None = None) -> NDArray[np.float64]:
-    """One number of every picture, of one guidance scale or of all."""
-    return np.array([p[name] for p in cell["pictures"] if guidance is None or p["guidance"] == guidance])
-
-
-def means(cell: dict[str, Any], guidance: float | None = None) -> dict[str, Any]:
-    """Averages over pictures, and how many are found."""
-    p = column(cell, "log10 p", guidance)
-    return {
-        "nmse": float(column(cell, "nmse", guidance).mean()),
-        "correlation": float(column(cell, "correlation", guidance).mean()),
-        "rho": float(column(cell, "rho", guidance).mean()),
-        "log10 p, median": float(np.median(p)),
-        "found": rate(int((p <= np.log10(LEVEL)).sum()), len(p)),
-        "evaluations": float(column(cell, "evaluations", guidance).mean()),
     }
 
 
@@ -167,111 +145,6 @@ def half_precision(pictures: Pictures, steps: int) -> dict[str, Any]:
         for method in ("naive", "implicit")
         for prompt in PROMPTS
     }
-
-
-def bars(result: dict[str, Any]) -> dict[str, Any]:
-    """The numbers that the README quotes."""
-    found = result["cells"]
-    out: dict[str, Any] = {}
-    for method in ("naive", "implicit"):
-        key = f"{method} | 50 | known | truth"
-        if key in found:
-            out[f"{method}, 50 steps, known prompt, true latent"] = {
-                f"{g:g}": means(found[key], g) | {"nmse, worst": float(column(found[key], "nmse", g).max())}
-                for g in GUIDANCE
-            }
-    few, many = (f"{m} | unknown | decoder inversion" for m in ("midpoint | 10", "naive | 50"))
-    if few in found and many in found:
-        a, b = (column(found[k], "log10 p") for k in (few, many))
-        level = np.log10(LEVEL)
-        only_few, only_many = (int(((u <= level) & (v > level)).sum()) for u, v in ((a, b), (b, a)))
-        out["few steps against 50 naive ones"] = {
-            "found by few only": only_few,
-            "found by 50 only": only_many,
-            "McNemar p": float(stats.binomtest(only_few, max(only_few + only_many, 1)).pvalue),
-            "decades of p gained, median": float(np.median(b - a)),
-            "Wilcoxon p": float(stats.wilcoxon(a, b).pvalue),
-            "rho gained, mean": float((column(found[few], "rho") - column(found[many], "rho")).mean()),
-        }
-    return out
-
-
-def draw(result: dict[str, Any], path: Path) -> None:
-    """Error against cost where everything is known, and the evidence against cost where nothing is."""
-    figure = Figure(figsize=(12, 4.8), dpi=120, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    colours = dict(zip(METHODS, ("#1a7f37", "#57606a", "#0969da", "#cf222e", "#bf8700"), strict=True))
-    steps = sorted({int(key.split(" | ")[1]) for key in result["cells"]})
-
-    def line(axes: Any, method: str, prompt: str, source: str, name: str, style: str) -> None:  # noqa: ANN401
-        keys = [k for n in steps if (k := f"{method} | {n} | {prompt} | {source}") in result["cells"]]
-        if keys:
-            found = [means(result["cells"][k]) for k in keys]
-            label = method if style == "-" else None
-            at = [m["evaluations"] for m in found]
-            axes.plot(at, [m[name] for m in found], style, marker="o", ms=4, color=colours[method], label=label)
-
-    for method in METHODS:
-        line(left, method, "known", "truth", "nmse", "-")
-        for source, style in (("decoder inversion", "-"), ("encoder", "--")):
-            line(right, method, "unknown", source, "log10 p, median", style)
-    left.set(
-        xscale="log",
-        xlabel="evaluations of the network",
-        ylabel="error of the noise, NMSE in dB",
-        title="True latent, prompt and guidance known",
-    )
-    right.plot([], [], "--", color="0.4", label="latent from the encoder alone")
-    right.axhline(np.log10(LEVEL), color="0.6", lw=1)
-    right.set(
-        xscale="log",
-        xlabel="evaluations of the network",
-        ylabel="log10 p, median over marked pictures",
-        title="Latent from the picture, prompt unknown",
-    )
-    for axes in (left, right):
-        axes.legend(fontsize=8)
-        axes.grid(alpha=0.3)
-    figure.savefig(path)
-
-
-def readme_table(result: dict[str, Any]) -> str:
-    """The two tables that the README shows, in Markdown."""
-    lines = [
-        "| true latent, prompt and guidance known | steps | evaluations a step "
-        + "".join(f"| guidance {g:g} " for g in GUIDANCE)
-        + "|",
-        "|---|---|---|" + "---|" * len(GUIDANCE),
-    ]
-
-    def decibels(value: float) -> str:
-        return f"{value:.1f} dB".replace("-", "−")
-
-    for method in METHODS:
-        for steps in (10, 50):
-            cell = result["cells"].get(f"{method} | {steps} | known | truth")
-            if cell is not None:
-                each = [means(cell, g) for g in GUIDANCE]
-                spent = sum(m["evaluations"] for m in each) / len(each) / steps
-                cells = " | ".join(decibels(m["nmse"]) for m in each)
-                lines.append(f"| `{method}` | {steps} | {spent:.1f} | {cells} |")
-    lines += [
-        "",
-        "| latent from the picture, prompt unknown | steps | evaluations | found at p ≤ 1e-6 | median p | mean ρ |",
-        "|---|---|---|---|---|---|",
-    ]
-    for source in ("encoder", "decoder inversion"):
-        for method in METHODS:
-            for steps in (5, 10, 50):
-                cell = result["cells"].get(f"{method} | {steps} | unknown | {source}")
-                if cell is not None:
-                    m = means(cell)
-                    lines.append(
-                        f"| {source}, `{method}` | {steps} | {m['evaluations']:.0f} "
-                        f"| {m['found']['hits']} of {m['found']['trials']} | {10 ** m['log10 p, median']:.0e} "
-                        f"| {m['rho']:.2f} |"
-                    )
-    return "\n".join(lines)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,6 +1,6 @@
 """Which of many keys does a picture carry? Four patterns under the attacks of RingID, with up to 10,000 keys.
 
-    python -m benchmarks.identification            48 pictures of each kind, about an hour on two cores; resumes
+    python -m benchmarks.identification            48 pictures of each kind, an hour or more on two cores; resumes
     python -m benchmarks.identification --quick    2 of each, few keys, the encoder alone; a minute
 
 Every pattern marks pictures of the same prompts and seeds, and every attack does the same to each of them. Each
@@ -12,9 +12,9 @@ A picture is *identified* if its key has the smallest p of a family of N keys, a
 through mirrorings, angles and crops. Pictures without a mark say how often any key is found where there is none.
 
 Beside our patterns stand the rings of Wen et al. 2023 (https://arxiv.org/abs/2305.20030), complex values in one
-channel that replace those of the noise: ten of them up to 10 cycles across the picture, as there. (Half the radius,
-in proportion to the latent, would hold half the values, and does worse.) They are told apart by the smallest L1
-distance, as there, and by our statistic, whose p takes the noise to be white for such keys.
+channel that replace those of the noise: ten of them up to 10 cycles across the picture, as there; half the
+radius, in proportion to the latent, would hold half the values. They are told apart by the smallest L1 distance, as
+there, and by our statistic, whose p takes the noise to be white for such keys.
 
 Published figures are those of Ci et al. 2024 (https://arxiv.org/abs/2404.14055) for Stable Diffusion 2.1. Their
 code averages over clean pictures and the six attacks together, and crops the width alone: so does the average "as
@@ -23,68 +23,36 @@ published" here, while that over "six attacks" has square crops and no clean pic
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
 
-from benchmarks.attacks import ATTACKS, SIX
-from benchmarks.identification_keys import KINDS, OURS, TESTS, Keys, all_keys, our_key, their_key
+from benchmarks.attacks import SIX
+from benchmarks.identification_keys import KINDS, OURS, TESTS, Keys, all_keys, our_key
+from benchmarks.identification_noise import CONDITIONS, SEED, Run, in_plan, recovered
 from benchmarks.identification_report import draw, readme_table
 from benchmarks.record import RESULTS, rate, resume, write
-from inversion import LatentDiffusionModel, sample
-from inversion.model import data_folder
+from inversion import LatentDiffusionModel
 from watermark.features import Array
-from watermark.generate import initial_noise, to_images
-from watermark.images import fit, from_image
 from watermark.search import IDENTITY, Transform, transforms_of
 from watermark.verify import Verifier
 
-CONDITIONS = ("clean", *SIX, "crop of the width", "rotation 77.5°", "crop 0.775", "blur 8")
 AVERAGES = {
     "six attacks": SIX,
     "as published": ("clean", *("crop of the width" if name == "crop 0.75" else name for name in SIX)),
 }
 SEARCHES = ("as it is", "searched")
-LEVEL, SEED, GUIDANCE, BATCH = 1e-6, 11, 3.0, 8
+LEVEL = 1e-6
 Cell = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Run:
-    """How much is measured."""
-
-    quick: bool
-    pictures: int
-    steps: int
-    decoder: str
-    inversion_steps: int
-    families: tuple[int, ...]
-
-    @property
-    def noise_settings(self) -> dict[str, Any]:
-        """What the recovered noise depends on."""
-        return {
-            "pictures": self.pictures,
-            "seed": SEED,
-            "quick": self.quick,
-            "steps of generation": self.steps,
-            "guidance": GUIDANCE,
-            "decoder": self.decoder,
-            "steps of inversion": self.inversion_steps,
-        }
 
 
 FULL = Run(False, 48, 25, "anderson", 10, (32, 128, 2048, 10_000))
@@ -106,72 +74,6 @@ def places() -> tuple[Transform, ...]:
         crops += [Transform(shift=moved.shift, crop=(share, 1.0)) for moved in moves if moved.shift[1] == 0]
         crops += [Transform(shift=moved.shift, crop=(1.0, share)) for moved in moves if moved.shift[0] == 0]
     return (*transforms_of(72, mirrored=True), *crops)
-
-
-def marked_noise(model: LatentDiffusionModel, kind: str, number: int) -> Tensor:
-    """Noise (1, C, h, w) of a picture with the key of its own number, or without one."""
-    if kind in OURS:
-        return initial_noise(model, our_key(number, kind), SEED + number)
-    plain = initial_noise(model, None, SEED + number)
-    if kind == "unmarked":
-        return plain
-    channels, height, width = model.latent_shape
-    key = their_key(number, (channels, height, width))
-    written = np.where(key.mask, key.values, np.fft.fft2(plain.double().numpy()))
-    return torch.from_numpy(np.fft.ifft2(written).real).float()
-
-
-def pictures(model: LatentDiffusionModel, kind: str, run: Run) -> list[Image.Image]:
-    """Pictures of one kind; the prompts are the same for all."""
-    lines = (data_folder() / "prompts" / "sapling.txt").read_text(encoding="utf-8").splitlines()
-    prompts = [lines[i * len(lines) // run.pictures] for i in range(run.pictures)]
-    images = []
-    for rows in np.array_split(np.arange(run.pictures), -(-run.pictures // BATCH)):
-        noise = torch.cat([marked_noise(model, kind, int(i)) for i in rows])
-        z = sample(model, noise, prompt=[prompts[i] for i in rows], guidance=GUIDANCE, steps=run.steps)
-        images += to_images(model.autoencoder.decode(z))
-    return images
-
-
-def attacked(images: list[Image.Image], condition: str) -> list[Image.Image]:
-    """Every picture after an attack; picture i meets the same chance whatever its mark."""
-    if condition == "clean":
-        return images
-    return [ATTACKS[condition](image, np.random.default_rng([SEED, i])) for i, image in enumerate(images)]
-
-
-def recovered(model: LatentDiffusionModel, run: Run, folder: Path) -> dict[str, Array]:
-    """The noise of every picture under every attack, (pictures, C, h, w), as far as it is not in the folder."""
-    path = folder / "identification.npz"
-    settings = json.dumps(run.noise_settings)
-    noise: dict[str, Any] = {}
-    if path.exists():
-        with np.load(path) as saved:
-            noise = dict(saved) if str(saved["settings"]) == settings else {}
-    noise["settings"] = np.array(settings)
-    verifier = Verifier(
-        model, {"any": our_key(0, "dense")}, steps=run.inversion_steps, decoder=run.decoder, batch_size=BATCH
-    )
-    images: dict[str, list[Image.Image]] = {}
-    wanted = [(kind, condition) for kind in KINDS for condition in CONDITIONS if in_plan(kind, condition)]
-    for kind, condition in track(wanted, "recovering noise", console=Console(stderr=True)):
-        name = f"{kind} | {condition}"
-        if name in noise:
-            continue
-        if kind not in images:
-            images = {kind: pictures(model, kind, run)}
-        x = torch.stack([fit(from_image(im), model.image_size)[0] for im in attacked(images[kind], condition)])
-        noise[name] = torch.cat([verifier.recover_noise(part) for part in x.split(BATCH)]).cpu().numpy()
-        folder.mkdir(parents=True, exist_ok=True)
-        partial_file = path.with_suffix(".part.npz")
-        np.savez(partial_file, **noise)
-        partial_file.replace(path)
-    return {name: values.astype(np.float64) for name, values in noise.items() if name != "settings"}
-
-
-def in_plan(kind: str, condition: str) -> bool:
-    """Pictures without a mark undergo the six attacks alone."""
-    return kind != "unmarked" or condition in ("clean", *SIX)
 
 
 def place(

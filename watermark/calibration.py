@@ -22,9 +22,8 @@ from safetensors.torch import save_file
 from scipy import stats
 
 from inversion.fingerprint import same_model
-from watermark.detection import detect
 from watermark.features import Array, groups, noise_vector
-from watermark.keys import Pattern, RingKey
+from watermark.keys import Pattern
 from watermark.rings import rings_for
 
 VERSION = 1
@@ -135,14 +134,6 @@ class Calibration:
         for own in (~second, second):
             yield np.flatnonzero(own), np.flatnonzero(~own)
 
-    def null_p_values(self, key: RingKey) -> Array:
-        """(n,) p of every null image for a key, whitened by the images of the other half."""
-        p = np.empty(len(self.families))
-        for own, other in self.halves():
-            whitening = None if key.pattern.kind == "zeros" else self.whitening(key.pattern, other)
-            p[own] = detect(self.noise[own].astype(np.float64), key, whitening=whitening).p_value
-        return p
-
     def check(self, settings: Settings, fingerprint: NDArray[np.float32]) -> None:
         """Raise CalibrationError unless it was made like this, with this model."""
         for name, made in asdict(self.settings).items():
@@ -195,7 +186,7 @@ class Calibration:
 
 
 def false_positives(null_p: Array, level: float) -> Rate:
-    """How often a key is found at a level where it is not, from :meth:`Calibration.null_p_values` (n,)."""
+    """How often a key is found at a level where it is not, from p of every null image (n,)."""
     hits, n = int((null_p <= level).sum()), len(null_p)
     bound = 1.0 if hits == n else float(stats.beta.ppf(CONFIDENCE, hits + 1, n - hits))
     return Rate(hits, n, bound, float(stats.beta.ppf(1 - CONFIDENCE, hits, n - hits + 1)) if hits else 0.0)

@@ -193,7 +193,7 @@ def verify(
     from watermark import report
     from watermark.calibration import Calibration
     from watermark.foreign import read_array_key
-    from watermark.search import transforms_of
+    from watermark.search import right_angles, transforms_of
     from watermark.verdict import UNREADABLE, WATERMARKED
     from watermark.verify import Verifier
 
@@ -206,8 +206,7 @@ def verify(
     loaded = load_model(**model)
     verdicts = []
     with understood(), progress_bar() as track:
-        height, width = loaded.latent_shape[-2:]
-        transforms = transforms_of(rotations or (4 if height == width else 2), mirrored, shifts, crops)
+        transforms = transforms_of(rotations or right_angles(loaded.latent_shape), mirrored, shifts, crops)
         given = None if calibration is None else Calibration.load(calibration)
         if len(transforms) > MOST_TRANSFORMS:
             raise Trouble(f"that is {len(transforms):,} transformations, more than {MOST_TRANSFORMS:,}")
@@ -234,7 +233,7 @@ def verify(
 
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path))
-@click.option("--key", "key_name", required=True, help="Key whose rings to look for.")
+@click.option("--key", "key_name", required=True, help="Key to look for.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="[default: IMAGE-rings.png]")
 @fpr_option
 @inversion_options

@@ -21,7 +21,7 @@ class Effect:
 
     Shares, correlation and norm tell nothing about the key: they are the same for all keys of its pattern, up to
     draws of noise that nobody else can repeat. Distance, kurtosis and peak depend on the key, so they are rounded:
-    together they tell about three bits of a key of ``rings`` or ``levels``, next to nothing of a ``dense`` one.
+    together they tell a few bits of a key of ``rings`` or ``levels``, next to nothing of a ``dense`` one.
 
     Attributes:
         shape: of the noise, (C, H, W) or (C, F, H, W); its n values are counted over all frames.

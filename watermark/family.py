@@ -17,9 +17,6 @@ from watermark.keys import Pattern, RingKey
 from watermark.search import IDENTITY, Transform, holm, key_matrix, search_vectors, views
 from watermark.verdict import INCONCLUSIVE, KEY_BASED, MODEL_BASED, NOT_DETECTED, NULL_BASED, WATERMARKED
 
-SECRET = ""
-"""Under which the p of the keys of ours are kept; no key has this name."""
-
 CHUNK = 64
 """Null images whose views are held at a time."""
 
@@ -98,7 +95,8 @@ class Family:
                 done += len(rows)
                 if progress is not None:
                     progress(done, len(noise))
-        self._null_p.update(others | {SECRET: smallest})
+        self._null_p.update(others)
+        self._null_p[None] = smallest
 
     def null_rate(self, name: str, p: float) -> Rate | None:
         """How many null images fit as well as p, before the correction for keys; None without null images.
@@ -106,10 +104,12 @@ class Family:
         For a key of ours any of them counts that fits as well; for another, that one alone. Each half of the images
         is whitened by the other, and what is tested by both: with few images that is another test.
         """
-        if self.calibration is None:
-            return None
+        return None if self.calibration is None else false_positives(self.null_p_values(name), p)
+
+    def null_p_values(self, name: str) -> Array:
+        """(n,) the smallest p of any key of ours in every null image, or that of another key if the name is one."""
         self.count()
-        return false_positives(self._null_p[name if name in self._others else SECRET], p)
+        return self._null_p[name if name in self._others else None]
 
     def _finding(self, secret: list[Fit], others: list[Fit]) -> Finding:
         """The best of all keys in one sample."""
@@ -226,6 +226,6 @@ class Family:
         ]
 
     @cached_property
-    def _null_p(self) -> dict[str, Array]:
-        """(n,) p of every null image, see :meth:`count`; empty before."""
+    def _null_p(self) -> dict[str | None, Array]:
+        """(n,) p of every null image, for keys of ours together under None, see :meth:`count`; empty before."""
         return {}

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from watermark.detection import TINY, Detection, angle_test, energy_test
 from watermark.features import as_noise
+from watermark.private import write_private
 
 Complex = NDArray[np.complex128]
 PATTERNS = ("ring", "rand", "zeros", "const")
@@ -70,9 +71,7 @@ class ArrayKey:
         values, mask = (np.fft.fftshift(a, axes=(-2, -1)) for a in (self.values, self.mask))
         real = np.stack([values.real, values.imag], axis=-1)
         data = save({"values": torch.from_numpy(real), "mask": torch.from_numpy(mask)})
-        Path(file).unlink(missing_ok=True)
-        Path(file).touch(0o600)
-        Path(file).write_bytes(data)
+        write_private(file, data)
 
 
 def conjugate_bins(a: Complex) -> Complex:

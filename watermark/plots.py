@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from watermark.effect import marked_noises, marked_rings, shared_part
 from watermark.features import key_spectrum
 from watermark.keys import RingKey
+from watermark.private import write_private
 from watermark.report import p_text, printable
 from watermark.rings import Rings, rings_for
 from watermark.search import undo
@@ -218,7 +220,12 @@ def show_power(axes: Axes, marked: NDArray[np.float64], plain: NDArray[np.float6
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure, readable by its owner alone, since most show a key; the suffix decides the format."""
-    Path(path).touch(0o600)
-    Path(path).chmod(0o600)
-    figure.savefig(path)
+    """Write a figure, readable by its owner alone, since most show a key; the suffix decides the format.
+
+    Raises:
+        ValueError: if there is no such format.
+        OSError: if it cannot be written.
+    """
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=Path(path).suffix[1:] or "png")
+    write_private(path, drawn.getvalue())

@@ -101,9 +101,14 @@ def transforms_of(
 def plain_transforms(shape: tuple[int, ...]) -> tuple[Transform, ...]:
     """What happens to pictures without a trace, for latents (C, H, W): mirroring, and turning by right angles.
 
-    Eight, or four where the latent is not square, since a quarter turn would not fit.
+    Eight, or four where the latent is not square.
     """
-    return transforms_of(4 if shape[-2] == shape[-1] else 2, mirrored=True)
+    return transforms_of(right_angles(shape), mirrored=True)
+
+
+def right_angles(shape: tuple[int, ...]) -> int:
+    """By how many right angles a latent (C, H, W) can be turned and fit: 4, or 2 where it is not square."""
+    return 4 if shape[-2] == shape[-1] else 2
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Verifier:
         keys: the keys to look for, by name; those of other code, too, see :mod:`watermark.foreign`.
         fpr: an image is called ``watermarked`` if its corrected p-value is at most this, and no count of null
             images speaks against it. How far that can be relied on is the verdict's ``evidence``.
-        steps: DDIM inversion steps.
+        steps: of diffusion inversion.
         decoder: decoder inversion method, see :func:`inversion.invert_decoder`.
         batch_size: images that go through the networks together.
         transforms: what may have been done to an image since it was generated; each is undone on the recovered
@@ -146,11 +146,7 @@ class Verifier:
             picture = from_image(image) if isinstance(image, Image.Image) else read_picture(image)
         except ImageError as error:
             return Verdict(name, UNREADABLE, reason=f"{error.code}: {error}")
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-        ) as error:  # of an image in memory that was opened and not yet read
+        except (OSError, ValueError, SyntaxError) as error:  # in memory, opened, and read only now
             return Verdict(name, UNREADABLE, reason=f"unreadable: {error}")
         reason = why_inconclusive(picture, self.model.image_size)
         if reason is not None:
