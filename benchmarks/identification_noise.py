@@ -19,8 +19,9 @@ from benchmarks.identification_keys import KINDS, OURS, our_key, their_key
 from inversion import LatentDiffusionModel, sample
 from inversion.model import data_folder
 from watermark.features import Array
+from watermark.fitting import as_tensor, fit
 from watermark.generate import initial_noise, to_images
-from watermark.images import fit, from_image
+from watermark.images import from_image
 from watermark.verify import Verifier
 
 CONDITIONS = ("clean", *SIX, "crop of the width", "rotation 77.5°", "crop 0.775", "blur 8")
@@ -104,7 +105,7 @@ def recovered(model: LatentDiffusionModel, run: Run, folder: Path) -> dict[str, 
             continue
         if kind not in images:
             images = {kind: pictures(model, kind, run)}
-        x = torch.stack([fit(from_image(im), model.image_size)[0] for im in attacked(images[kind], condition)])
+        x = as_tensor([fit(from_image(im), model.image_size)[0] for im in attacked(images[kind], condition)])
         noise[name] = torch.cat([verifier.recover_noise(part) for part in x.split(BATCH)]).cpu().numpy()
         folder.mkdir(parents=True, exist_ok=True)
         partial_file = path.with_suffix(".part.npz")

@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from inversion import LatentDiffusionModel, sample
 from inversion.model import data_folder
+from watermark.fitting import why_inconclusive
 from watermark.generate import initial_noise, to_images
-from watermark.images import from_image, why_inconclusive
+from watermark.images import from_image
 from watermark.keys import Pattern, RingKey
 
 FAMILIES = ("unmarked", "another key", "photographs", "synthetic")

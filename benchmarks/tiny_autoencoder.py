@@ -21,8 +21,9 @@ from inversion import Autoencoder, LatentDiffusionModel
 from inversion.autoencoder import from_diffusers
 from inversion.model import data_folder
 from watermark.demo import photographs
+from watermark.fitting import as_tensor, fit
 from watermark.generate import generate
-from watermark.images import fit, from_image
+from watermark.images import from_image
 
 FOLDER = Path(__file__).resolve().parent / "tiny_autoencoder"
 
@@ -39,7 +40,7 @@ def pictures(count: int, seed: int) -> Tensor:
     chosen = [prompts[i % len(prompts)] for i in range(count)]
     made = [g.image for g in generate(model, chosen, key=None, seed=seed, steps=10)]
     images = made + photographs(count, model.image_size)
-    return torch.stack([fit(from_image(image), model.image_size)[0] for image in images])
+    return as_tensor([fit(from_image(image), model.image_size)[0] for image in images])
 
 
 def train(x: Tensor, minutes: float, report: float = 30.0) -> AutoencoderTiny:

@@ -31,8 +31,9 @@ from inversion import LatentDiffusionModel
 from inversion.model import data_folder
 from watermark.demo import jpeg, photographs
 from watermark.features import key_vector, noise_vector
+from watermark.fitting import as_tensor, fit
 from watermark.generate import generate
-from watermark.images import fit, from_image
+from watermark.images import from_image
 from watermark.keys import Pattern, RingKey
 from watermark.rings import rings_for
 from watermark.verify import Verifier
@@ -80,7 +81,7 @@ def measure(count: int) -> dict[str, dict[str, tuple[Array, Array]]]:
     pending: list[tuple[str, Image.Image]] = []
 
     def flush() -> None:
-        x = torch.stack([fit(from_image(image), model.image_size)[0] for _, image in pending])
+        x = as_tensor([fit(from_image(image), model.image_size)[0] for _, image in pending])
         for decoder in DECODERS:
             noise = Verifier(model, {"any": keys[0]}, decoder=decoder).recover_noise(x)
             y, energy = noise_vector(noise, Pattern("rings"))

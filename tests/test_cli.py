@@ -1,13 +1,17 @@
+import base64
 import csv
 import io
 import json
 import os
 import re
+import resource
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -136,6 +140,123 @@ def test_exit_codes_and_outputs_of_verify(workplace, folder, capsys):
     assert run("treering verify out/marked-0.png --all-keys --csv") == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert (row["key"], row["keys_tried"], row["status"]) == ("alice", "2", "watermarked")
+
+
+QUICK = "--decoder encoder --steps 2 --workers 0"
+
+
+def rows(file):
+    return [json.loads(line) for line in Path(file).read_text("ascii").splitlines()]
+
+
+def test_a_report_of_folders_lists_and_patterns(workplace, folder, capsys, monkeypatch):
+    (workplace / "more").mkdir()
+    for name in ("unmarked-0.png", "marked-0.png"):
+        (workplace / "more" / name).write_bytes((folder / name).read_bytes())
+    verify = f"treering verify --key alice {QUICK}"
+    assert run(f"{verify} out more --recursive -o report.jsonl --fpr 1e-3") == 1
+    shown = capsys.readouterr()
+    names = ["out/marked-0.png", "out/marked-1.png", "more/marked-0.png", "more/unmarked-0.png"]
+    assert [row["name"] for row in rows("report.jsonl")] == names
+    assert rows("report.jsonl")[2] == rows("report.jsonl")[0] | {"name": names[2]}
+    assert re.search(r"watermarked +3\n +alice +3\nnot_detected +1\n", shown.out)
+    assert re.search(r"images +4\ntime .* images a second\nlevel 0.001, ", shown.out)
+    assert "report: report.jsonl" in shown.out
+    before = Path("report.jsonl").read_bytes()
+    assert run(f"{verify} out more --recursive -o report.jsonl --fpr 1e-3") == 2
+    assert "report.jsonl exists; choose another name, or go on with it: --resume" in capsys.readouterr().err
+    assert run(f"{verify} out more --recursive -o report.jsonl --resume") == 2
+    assert "was made with other keys, settings, calibration or model" in capsys.readouterr().err
+    assert run(f"{verify} out more --recursive -o report.jsonl --fpr 1e-3 --resume") == 1
+    assert Path("report.jsonl").read_bytes() == before
+    Path("list").write_bytes(b"more/marked-0.png\0out\0missing\nfile\0")
+    assert run(f"{verify} --from-file list --recursive -o listed.jsonl --fpr 1e-3") == 2
+    assert [row["name"] for row in rows("listed.jsonl")] == [names[2], *names[:2], "missing\nfile"]
+    assert re.search(r"unreadable +1\nimages +4\nnot tested +1\n +not_found +1\n", capsys.readouterr().out)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"out/marked-0.png\n")))
+    assert main([*verify.split()[1:], "more/un*.png", "--from-file", "-", "--json", "--fpr", "1e-3"]) == 1
+    named = [json.loads(line)["name"] for line in capsys.readouterr().out.splitlines()]
+    assert named == ["more/unmarked-0.png", "out/marked-0.png"]
+
+
+def test_what_does_not_go_together_is_refused_before_anything_is_loaded(workplace, capsys, monkeypatch):
+    monkeypatch.setattr("watermark.cli_verify.load_model", lambda **_: 1 / 0)
+    (workplace / "empty").mkdir()
+    for words, message in (
+        ("", "give images, folders with --recursive, or --from-file LIST"),
+        ("x --resume", "--resume goes on with the file of --output"),
+        ("x -o r.jsonl --json", "--json is for standard output"),
+        ("x -o r.csv", "must be called something.jsonl or something.parquet"),
+        ("x --from-file nowhere", "does not exist"),
+    ):
+        assert run(f"treering verify --key alice {words}") == 2
+        assert message in capsys.readouterr().err
+
+
+def test_no_images_are_no_verdict(workplace, capsys):
+    (workplace / "empty").mkdir()
+    for output in ("", "-o r.jsonl"):
+        assert run(f"treering verify empty --recursive --key alice {QUICK} {output}") == 2
+        assert "there are no images" in capsys.readouterr().err
+    assert not (workplace / "r.jsonl").exists()
+
+
+def test_a_report_that_cannot_be_written_is_trouble(workplace, capsys):
+    verify = f"treering verify out/*.png --key alice {QUICK}"
+    assert run(f"{verify} -o nowhere/r.jsonl") == 2
+    assert "No such file or directory: 'nowhere/r.jsonl'" in capsys.readouterr().err
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (800, most[1]))
+    try:
+        assert run(f"{verify} -o r.jsonl") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    shown = capsys.readouterr().err
+    assert "1 verdicts are in r.jsonl; go on with --resume" in shown
+    assert "File too large: 'r.jsonl'" in shown
+    assert [row["name"] for row in rows("r.jsonl")] == ["out/marked-0.png"]
+    assert run(f"{verify} -o r.jsonl --resume") == run(f"{verify} -o whole.jsonl")
+    assert Path("r.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
+def test_a_report_in_a_closed_folder_is_trouble(workplace, capsys):
+    (workplace / "closed").mkdir(mode=0o500)
+    assert run(f"treering verify out/*.png --key alice {QUICK} -o closed/r.jsonl") == 2
+    assert "Permission denied: 'closed/r.jsonl'" in capsys.readouterr().err
+
+
+def test_a_locked_key_store_is_trouble_and_leaves_the_report_alone(workplace, capsys, monkeypatch):
+    monkeypatch.setattr("watermark.database.PATIENCE", 0.1)
+    (workplace / "r.jsonl").write_bytes(b"")
+    with closing(sqlite3.connect(workplace / "keys.db")) as db:
+        db.execute("BEGIN EXCLUSIVE")
+        assert run(f"treering verify out/*.png --key alice {QUICK} -o r.jsonl --resume") == 2
+    assert "keys.db" in capsys.readouterr().err
+    assert (workplace / "r.jsonl").read_bytes() == b""
+
+
+def test_no_secret_is_in_anything_that_verify_writes(workplace, alice, capfdbinary, monkeypatch):
+    for arguments in (
+        f"out/marked-0.png {QUICK} -o r.jsonl",
+        f"out/marked-0.png missing {QUICK} --json",
+        f"out/marked-0.png {QUICK}",
+        f"out/marked-0.png {QUICK} -o r.jsonl --fpr 1e-3 --resume",
+    ):
+        run(f"treering verify --key alice {arguments}")
+    monkeypatch.setattr("watermark.verify.Verifier.recover_noise", lambda self, x: 1 / 0)
+    assert run(f"treering verify --key alice out/marked-1.png {QUICK} -o broken.jsonl") == 2
+    shown = capfdbinary.readouterr()
+    assert b"this is a bug" in shown.err
+    written = [file.read_bytes() for file in workplace.rglob("*") if file.is_file() and file.suffix != ".db"]
+    assert len(written) == 3
+    everything = b"".join((shown.out, shown.err, *written))
+    assert b"watermarked" in everything
+    raw = alice.secret
+    for form in (raw, raw.hex().encode(), base64.b64encode(raw), base64.urlsafe_b64encode(raw), repr(raw).encode()):
+        assert form not in everything
+        assert form[4:20] not in everything
+        assert form.upper() not in everything.upper() or form == raw
 
 
 def test_what_is_looked_at_has_limits_and_a_syntax(workplace, capsys):

@@ -23,9 +23,10 @@ def problem(dtype=torch.float64):
 
 
 def sapling_pictures(images):
-    from watermark.images import fit, from_image
+    from watermark.fitting import as_tensor, fit
+    from watermark.images import from_image
 
-    return torch.stack([fit(from_image(image), (128, 128))[0] for image in images])
+    return as_tensor([fit(from_image(image), (128, 128))[0] for image in images])
 
 
 def test_inverts_a_linear_decoder_to_machine_precision():

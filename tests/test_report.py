@@ -1,6 +1,9 @@
 """What people read below and in a table of verdicts."""
 
-from watermark.report import evidence_text, number_text, verdict_table
+import io
+
+from watermark.report import Rows, evidence_text, number_text, verdict_table
+from watermark.tally import Tally, duration
 from watermark.verdict import (
     INCONCLUSIVE,
     KEY_BASED,
@@ -70,3 +73,69 @@ def test_names_of_keys_cannot_disturb_a_terminal():
     assert (
         cells(Verdict("a", WATERMARKED, "\x1b[31mred [bold]k", 1e-9, 0.5, KEY_BASED))[4] == "\\x1b[31mred \\[bold]k"
     )
+
+
+def test_rows_are_printed_one_by_one_in_columns():
+    file = io.StringIO()
+    rows = Rows(file, ["short.png", "a longer name.png"], ["k"])
+    found = Verdict("short.png", WATERMARKED, "k", 1e-9, 0.512, KEY_BASED, 1, 8)
+    rows.print(found)
+    assert len(file.getvalue().splitlines()) == 2
+    rows.print(Verdict("a longer name.png", UNREADABLE, reason="not_found: no such file"))
+    rows.print(
+        Verdict("not known before, and far " + "too " * 20 + "long.png", NOT_DETECTED, "k", 0.5, -0.1, KEY_BASED)
+    )
+    heading, first, second, *folded = file.getvalue().splitlines()
+    assert heading.split() == ["image", "verdict", "p", "ρ", "key", "notes"]
+    for line, status in ((first, "watermarked"), (second, "unreadable"), (folded[0], "not_detected")):
+        assert line.index(status) == heading.index("verdict")
+    assert first.index("0.512") + 5 == heading.index("ρ") + 1
+    assert second.index("not_found") == heading.index("notes")
+    assert "".join(line[:17].strip() for line in folded).endswith("long.png")
+
+
+def test_a_tally_says_of_many_verdicts_what_their_table_would():
+    fpr = 0.01
+    nulls = {"null_hits": 2, "null_images": 1000, "fpr_bound": 6.3e-3}
+    verdicts = [
+        Verdict("a", UNREADABLE, reason="not_found: no such file"),
+        Verdict("b", UNREADABLE, reason="not_found: no such file"),
+        Verdict("c", INCONCLUSIVE, reason="flat: all pixels have nearly the same colour"),
+        Verdict("d", NOT_DETECTED, "k", 0.4, 0.0, KEY_BASED, 2, 8, fpr=fpr, null_images=1000),
+        Verdict(
+            "e",
+            WATERMARKED,
+            "k",
+            1e-9,
+            0.5,
+            KEY_BASED,
+            2,
+            8,
+            fpr=fpr,
+            **nulls | {"null_hits": 0, "fpr_bound": 3e-3},
+        ),
+        Verdict("f", WATERMARKED, "other", 1e-9, 0.5, KEY_BASED, 2, 8, fpr=fpr, **nulls),
+        Verdict("g", INCONCLUSIVE, "z", 1e-9, 0.5, MODEL_BASED, 2, 1, fpr=fpr, reason="p is small, but: …"),
+    ]
+    tally = Tally()
+    assert [tally.count(v) for v in verdicts * 3] == verdicts * 3
+    assert tally.images == 21
+    assert tally.evidence == evidence_text(verdicts)
+    assert len(tally.examples) <= 4
+    table = tally.table(3.0)
+    counts = dict(zip(*([text.strip() for text in column.cells] for column in table.columns), strict=True))
+    assert counts == {
+        "[green]watermarked[/]": "6",
+        "k": "3",
+        "other": "3",
+        "[default]not_detected[/]": "3",
+        "[yellow]inconclusive[/]": "6",
+        "[red]unreadable[/]": "6",
+        "images": "21",
+        "not tested": "9",
+        "not_found": "6",
+        "flat": "3",
+        "time": "3.0 s, 7 images a second",
+    }
+    assert Tally().evidence == "nothing was tested"
+    assert [duration(s) for s in (0.44, 59.4, 61, 3 * 3600 + 62.2)] == ["0.4 s", "59.4 s", "0:01:01", "3:01:02"]

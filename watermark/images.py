@@ -1,4 +1,4 @@
-"""Reading image files that nobody should trust, and fitting them to a model.
+"""Reading image files that nobody should trust.
 
 A file is read once, and what was read is hashed. Its content decides what it is, never its name. Caps apply before
 anything is decoded. What cannot be trusted is refused with an :class:`ImageError`; what can be read but was not
@@ -16,23 +16,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps
-from torch import Tensor
+from PIL import Image, ImageCms, ImageFile, features
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+from watermark.containers import content_of
+from watermark.content import ANIMATED, DAMAGED_PROFILE, MAX_PIXELS, Content, ImageError, check_pixels
+
 MAX_BYTES = 64 * 2**20
-MAX_PIXELS = 50_000_000
+NO_MEMORY = "not enough memory to decode it"
 BACKGROUND = (255, 255, 255)
-
-
-class ImageError(Exception):
-    """A file that is not read. ``code``: not_found, not_a_file, unreadable, unsupported_format or too_large."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -51,42 +53,50 @@ class Picture:
 
 
 def read_picture(path: str | Path) -> Picture:
-    """Read an image file: PNG, JPEG, WebP, GIF or BMP, up to 64 MiB and 50 million pixels.
+    """Read an image file: PNG, JPEG, WebP, GIF, BMP or AVIF, up to 64 MiB and 50 million pixels.
 
     Raises:
-        ImageError: for anything else.
+        ImageError: for anything else; its code is one of :data:`watermark.content.CODES`.
     """
     raw = read_bytes(path)
-    notes: list[str] = []
+    digest = hashlib.sha256(raw).hexdigest()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(raw), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError("too_large", f"{image.width} × {image.height} pixels, more than {MAX_PIXELS:,}")
-            check_ending(raw, str(image.format), notes)
-            image.load()
-            pixels = to_rgb(image, notes)
-    except ImageError:
+        content = content_of(raw)
+        del raw
+        pixels = decode(content)
+    except ImageError as error:
+        error.sha256 = digest
         raise
-    except Image.UnidentifiedImageError:
-        raise ImageError(
-            "unsupported_format" if looks_like_image(raw) else "unreadable",
-            f"the content is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image",
-        ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError("too_large", f"more than {MAX_PIXELS:,} pixels") from None
+    except Image.UnidentifiedImageError:  # its text is an address in memory
+        raise ImageError("unreadable", "the image is damaged: its header makes no sense", digest) from None
+    except Image.DecompressionBombError:
+        raise ImageError("too_large", f"more than {MAX_PIXELS:,} pixels", digest) from None
     except MemoryError:
-        raise ImageError("too_large", "not enough memory to decode it") from None
+        raise ImageError("too_large", NO_MEMORY) from None
     except Exception as error:  # decoders raise anything on hostile input; every one of them means the same
-        raise ImageError("unreadable", f"the image is damaged ({type(error).__name__}: {error})") from None
-    return Picture(pixels, hashlib.sha256(raw).hexdigest(), tuple(notes))
+        if "out of memory" in str(error):
+            raise ImageError("too_large", NO_MEMORY) from None
+        raise ImageError("unreadable", f"the image is damaged ({shown(error)})", digest) from None
+    return Picture(pixels, digest, tuple(content.notes))
 
 
 def from_image(image: Image.Image) -> Picture:
-    """A picture from a Pillow image in memory, converted as a file's would be."""
+    """A picture from a Pillow image in memory, converted as a file's would be.
+
+    Raises:
+        ImageError: if it cannot be read, as one of a damaged file that was opened and not loaded.
+    """
     notes: list[str] = []
-    return Picture(to_rgb(image, notes), "", tuple(notes))
+    try:
+        exif = image.info.get("exif")
+        if exif is None and ORIENTATION in image.getexif():  # set in memory, or of a format that has it elsewhere
+            exif = image.getexif().tobytes()
+        pixels = to_rgb(image, notes, image.info.get("icc_profile"), exif)
+    except ImageError:
+        raise
+    except Exception as error:  # as above
+        raise ImageError("unreadable", f"the image is damaged ({shown(error)})") from None
+    return Picture(pixels, "", tuple(notes))
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -114,85 +124,136 @@ def read_bytes(path: str | Path) -> bytes:
     return raw
 
 
-def looks_like_image(raw: bytes) -> bool:
-    """Whether the first bytes are those of an image format that is known but not read."""
-    return (
-        raw.startswith((b"II*\0", b"MM\0*", b"%!PS", b"\0\0\1\0", b"8BPS", b"\x76\x2f\x31\x01", b"\xff\x0a"))
-        or raw[4:8] == b"ftyp"
-        or b"<svg" in raw[:512]
-    )
+def shown(error: Exception) -> str:
+    """An error of a decoder, in at most 200 printable ASCII characters: it may quote the file."""
+    return f"{type(error).__name__}: {error}".encode("unicode_escape").decode("ascii")[:200]
 
 
-def check_ending(raw: bytes, kind: str, notes: list[str]) -> None:
-    """Refuse a JPEG without its end marker, note a PNG without its end chunk: Pillow reads both silently."""
-    if kind == "JPEG" and raw.rfind(b"\xff\xd9") < raw.rfind(b"\xff\xda"):
-        raise ImageError("unreadable", "the JPEG is cut off: it has no end marker")
-    if kind == "PNG" and b"IEND" not in raw[-4096:]:
-        notes.append("the PNG is cut off at its end")
+def decode(content: Content) -> NDArray[np.uint8]:
+    """The pixels (H, W, 3) uint8 in sRGB of what a file holds; notes what was not plain in its notes."""
+    if content.kind == "AVIF" and not features.check("avif"):
+        raise ImageError("unsupported_format", "AVIF, and Pillow has no codec for it here")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if content.colour is not None:
+            content.notes.append("more than 8 bits a channel: scaled to 8")
+            return to_rgb(sixteen_bits(content), content.notes, content.profile, content.exif)
+        image = opened(content.kind, content.data)
+        profile = content.profile or image.info.get("icc_profile")
+        exif = content.exif or image.info.get("exif")
+        pixels = to_rgb(image, content.notes, profile, exif)
+        if content.again is not None:
+            again = opened(content.kind, content.again)
+            if np.array_equal(np.asarray(image), np.asarray(again)):
+                return pixels
+            raise ImageError("unreadable", "the JPEG is damaged or cut off: parts of its data are missing")
+    return pixels
 
 
-def to_rgb(image: Image.Image, notes: list[str]) -> NDArray[np.uint8]:
+def opened(kind: str, data: bytes) -> ImageFile.ImageFile:
+    """Have Pillow open a file of a format, but not decode it yet."""
+    image = Image.open(io.BytesIO(data), formats=(kind,))
+    check_pixels(*image.size)
+    return image
+
+
+def to_8_bits(levels: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Levels of 16 bits → the nearest of 8: v / 257, rounded."""
+    return ((levels.astype(np.uint32) * 255 + 32895) >> 16).astype(np.uint8)
+
+
+def high_and_low(content: Content) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The bytes of a PNG of 16 bits a channel, each (H, W, channels). Pillow would give the high ones alone."""
+    image = opened("PNG", content.data)
+    if content.colour == 0:
+        pairs = np.asarray(image).astype(">u2").view(np.uint8).reshape(image.height, image.width, 2)
+        return pairs[..., :1], pairs[..., 1:]
+    if content.colour == 4:
+        pairs = np.asarray(image)
+        return pairs[..., 0::2], pairs[..., 1::2]
+    low = opened("PNG", content.data)  # the high bytes, if they were little-endian
+    low.tile = [tile._replace(args=f"{low.mode};16L") for tile in low.tile]
+    return np.asarray(image), np.asarray(low)
+
+
+def sixteen_bits(content: Content) -> Image.Image:
+    """A PNG of 16 bits a channel, scaled to 8; a few rows at a time, as memory is bounded."""
+    high, low = high_and_low(content)
+    channels, clear = high.shape[-1], content.transparent
+    pixels = np.empty((*high.shape[:2], channels + (clear is not None)), np.uint8)
+    for start in range(0, len(high), 64):
+        rows = slice(start, start + 64)
+        levels = high[rows].astype(np.uint16) << 8 | low[rows]
+        pixels[rows, :, :channels] = to_8_bits(levels)
+        if clear is not None:
+            pixels[rows, :, channels] = (levels != np.array(clear, np.uint16)).any(-1) * np.uint8(255)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def to_rgb(image: Image.Image, notes: list[str], profile: bytes | None, exif: bytes | None) -> NDArray[np.uint8]:
     """First frame, upright, in sRGB, alpha over white, 8 bits: (H, W, 3) uint8."""
-    if getattr(image, "n_frames", 1) > 1:
-        notes.append("animated: only the first frame was read")
+    if getattr(image, "is_animated", False):
+        if ANIMATED not in notes:
+            notes.append(ANIMATED)
         image.seek(0)
-    profile = image.info.get("icc_profile")
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    turn = orientation(exif, notes)
+    if turn in UPRIGHT:
+        image = image.transpose(UPRIGHT[turn])
     if image.mode.startswith("I") or image.mode == "F":
         notes.append("more than 8 bits a channel: scaled to 8")
-        levels = np.asarray(image, dtype=np.float64)
+        levels = np.asarray(image)
         if image.mode == "F" or levels.min() < 0 or levels.max() > 65535:
-            raise ImageError("unsupported_format", f"pixel mode {image.mode} with values outside 0 … 65535")
-        image = Image.fromarray(np.rint(levels / 257).astype(np.uint8))
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        if rgba.getchannel("A").getextrema() != (255, 255):
-            notes.append("transparent: composited on white")
-        opaque = Image.new("RGBA", image.size, (*BACKGROUND, 255))
-        image = Image.alpha_composite(opaque, rgba).convert("RGB")
-    if profile and image.mode in {"RGB", "CMYK", "L"}:
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            image = converted or image
-        except (ImageCms.PyCMSError, OSError, ValueError):
-            notes.append("its colour profile is damaged and was ignored")
-    if image.mode in {"1", "L"}:
+            raise ImageError(
+                "unsupported_format", f"pixels of mode {image.mode} that are not whole numbers from 0 to 65535"
+            )
+        image = Image.fromarray(to_8_bits(levels.astype(np.uint16)))
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.mode in {"1", "L", "LA"}:
         notes.append("grey: replicated to three channels")
-    return np.asarray(image.convert("RGB"))
+    alpha = None
+    if image.mode in {"LA", "PA", "RGBA", "RGBa"} or "transparency" in image.info:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        grey = "grey: replicated to three channels" in notes
+        image = image.convert("RGB").getchannel("R") if grey else image.convert("RGB")
+    if image.mode not in {"L", "RGB", "CMYK"}:
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    if profile:
+        image = in_srgb(image, profile, notes)
+    image = image.convert("RGB")
+    if alpha is not None and alpha.getextrema() != (255, 255):
+        notes.append("transparent: composited on white")
+        image = Image.composite(image, Image.new("RGB", image.size, BACKGROUND), alpha)
+    return np.asarray(image)
 
 
-def fit(picture: Picture, size: tuple[int, int]) -> tuple[Tensor, tuple[str, ...]]:
-    """Fit a picture to a model: cropped around the centre to the model's shape, then resized if it must be.
-
-    Args:
-        picture: the picture.
-        size: (height, width) of the model's pictures.
-
-    Returns:
-        (3, height, width) float32 in [-1, 1], and notes on what was changed.
-    """
-    height, width = size
-    have = picture.pixels.shape[:2]
-    image = Image.fromarray(picture.pixels)
-    notes = []
-    if have != (height, width):
-        if have[0] * width != have[1] * height:
-            notes.append(f"{have[1]} × {have[0]} pixels: cropped around the centre to {width}:{height}")
-        notes.append(f"resized to {width} × {height} pixels")
-        image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    x = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
-    return x.contiguous(), tuple(notes)
+def orientation(exif: bytes | None, notes: list[str]) -> int:
+    """How a camera was held, 1 … 8, by its EXIF data; 1 if they do not say."""
+    if not exif:
+        return 1
+    with warnings.catch_warnings(record=True) as complaints:
+        warnings.simplefilter("always")
+        try:
+            data = Image.Exif()
+            data.load(exif)
+            turn = data.get(ORIENTATION, 1)
+        except Exception:  # a parser of hostile input, as above
+            turn = None
+    sound = isinstance(turn, int) and 0 <= turn <= 8
+    if complaints or not sound:
+        notes.append("its EXIF data are damaged")
+    return int(turn) if sound else 1
 
 
-def why_inconclusive(picture: Picture, size: tuple[int, int]) -> str | None:
-    """Why no verdict about this picture could be trusted; None if there is no such reason."""
-    height, width = picture.pixels.shape[:2]
-    scale = min(height / size[0], width / size[1])
-    if scale < 0.25:
-        return f"too small: {width} × {height} pixels, less than a quarter of the model's {size[1]} × {size[0]}"
-    if max(height / size[0], width / size[1]) > 2 * scale:
-        return f"too long: {width} × {height} pixels, more than half of it would be cropped away"
-    if picture.pixels.std(axis=(0, 1)).max() < 1:
-        return "flat: all pixels have nearly the same colour"
-    return None
+def in_srgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image:
+    """An image of mode L, RGB or CMYK converted from its ICC profile to sRGB; as it is if that cannot be used."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        converted = None
+    if converted is None:
+        notes.append(DAMAGED_PROFILE)
+    return converted or image

@@ -30,6 +30,16 @@ EVIDENCE = {
 }
 COLOURS = {WATERMARKED: "green", NOT_DETECTED: "default", INCONCLUSIVE: "yellow", UNREADABLE: "red"}
 
+COLUMNS = (
+    ("image", "left"),
+    ("verdict", "left"),
+    ("p", "right"),
+    ("ρ", "right"),
+    ("key", "left"),
+    ("notes", "left"),
+)
+WIDE = 200  # characters where the output is no terminal
+
 
 def printable(text: str) -> str:
     """Text that cannot disturb a terminal: anything unprintable as a Python escape."""
@@ -41,18 +51,20 @@ def p_text(p: float | None) -> str:
     return "–" if p is None else f"{p:.2g}"
 
 
-def verdict_table(verdicts: Iterable[Verdict], title: str | None = None) -> Table:
-    """Verdicts as a table: image, verdict, p, ρ, key, and what else there is to say."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name, justify in (
-        ("image", "left"),
-        ("verdict", "left"),
-        ("p", "right"),
-        ("ρ", "right"),
-        ("key", "left"),
-    ):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    table.add_column("notes", overflow="fold")
+def verdict_table(
+    verdicts: Iterable[Verdict], title: str | None = None, widths: Sequence[int] | None = None
+) -> Table:
+    """Verdicts as a table: image, verdict, p, ρ, key, and what else there is to say.
+
+    Args:
+        verdicts: one a row.
+        title: above the table.
+        widths: in characters, of all columns but the last, for rows that come one by one, without a heading.
+    """
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=widths is None)
+    for i, (name, justify) in enumerate(COLUMNS):
+        width = widths[i] if widths is not None and i < len(widths) else None
+        table.add_column(name, justify=justify, overflow="fold", width=width)  # type: ignore[arg-type]
     for v in verdicts:
         others = f"also {', '.join(v.other_keys)}" if v.other_keys else ""
         seen = "" if v.status == NOT_DETECTED else v.transform
@@ -115,8 +127,41 @@ def record_table(records: Iterable[Any], fields: Sequence[str]) -> Table:
 
 def print_table(table: Table, file: TextIO) -> None:
     """Print a table, at its full width where the output is not a terminal."""
-    console = Console(file=file, highlight=False)
-    Console(file=file, highlight=False, width=None if console.is_terminal else 200).print(table)
+    console_of(file).print(table)
+
+
+def console_of(file: TextIO) -> Console:
+    """Where tables are printed, as wide as the terminal, or wide enough."""
+    return Console(file=file, highlight=False, width=None if Console(file=file).is_terminal else WIDE)
+
+
+class Rows:
+    """A table of verdicts that is printed row by row.
+
+    Args:
+        file: where.
+        images: names of images that will come, as far as they are known; columns are as wide as these need.
+        keys: names of the keys.
+    """
+
+    def __init__(self, file: TextIO, images: Iterable[str], keys: Iterable[str]) -> None:
+        self.console = console_of(file)
+        most = self.console.width // 3
+        image = max(len("image"), *(len(printable(name)) for name in images), 0)
+        key = max(len("key"), *(len(printable(name)) for name in keys), 0)
+        status = max(map(len, COLOURS))
+        self.widths = (min(image, most), status, len("1.2e-123"), len("-0.123"), min(key, most // 2))
+        self.begun = False
+
+    def print(self, verdict: Verdict) -> None:
+        """One row; before the first, the heading."""
+        if not self.begun:
+            heading = Table(box=None, pad_edge=False)
+            for (name, justify), width in zip(COLUMNS, (*self.widths, None), strict=True):
+                heading.add_column(name, justify=justify, width=width)  # type: ignore[arg-type]
+            self.console.print(heading)
+            self.begun = True
+        self.console.print(verdict_table([verdict], widths=self.widths))
 
 
 def json_line(record: Any) -> str:  # noqa: ANN401 - any dataclass
@@ -124,7 +169,7 @@ def json_line(record: Any) -> str:  # noqa: ANN401 - any dataclass
     return json.dumps(asdict(record), allow_nan=False)
 
 
-def write_csv(records: Sequence[Any], fields: Sequence[str], file: TextIO) -> None:
+def write_csv(records: Iterable[Any], fields: Sequence[str], file: TextIO) -> None:
     """Dataclasses as CSV with a header; sequences joined by '; ', None empty, unprintable characters escaped."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(fields)

@@ -5,10 +5,10 @@ pixels → :func:`inversion.invert_decoder` → z_0 → :func:`inversion.invert_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +22,20 @@ from inversion.diffusion import choose
 from inversion.fingerprint import digest_of, fingerprint
 from inversion.model import sapling_folder
 from watermark.calibration import Calibration, CalibrationError, Settings
+from watermark.decoding import Decoded, decoded
 from watermark.detection import detect
 from watermark.family import Family, Finding
+from watermark.fitting import as_tensor
 from watermark.foreign import ArrayKey
-from watermark.images import ImageError, Picture, fit, from_image, read_picture, why_inconclusive
 from watermark.keys import Pattern, RingKey
 from watermark.numbered import confirm
 from watermark.search import UNCHANGED, Transform, plain_transforms, undo
-from watermark.verdict import INCONCLUSIVE, UNREADABLE, WATERMARKED, Verdict
+from watermark.verdict import INCONCLUSIVE, WATERMARKED, Verdict
 
 ANYBODY = "a key of zeros says that an image is marked, not by whom"
+NOT_FINITE = "the recovered noise is not finite; try --dtype fp32"
 MOST_NUMBERS = 1_000_000
+WAITING = 1000  # verdicts that wait, at most, until a batch is full
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class Verifier:
             counted. See :func:`with_calibration` for that of a model.
         numbers: if a key is found, which of its pictures with these numbers it is, see
             :mod:`watermark.numbered`; empty for pictures whose noise was not numbered.
+        workers: processes that read files while the networks run, see :func:`watermark.decoding.decoded`; with 0
+            the calling process reads them, in turn with the networks and without bounds on time and memory.
+
+    What an image's batch holds and the number of threads change its noise as much as rounding does: p by less than
+    a thousandth of itself for Sapling in fp32.
 
     Raises:
         ValueError: if the model makes videos, there are no keys, a number is out of range, or the calibration was
@@ -69,6 +77,7 @@ class Verifier:
     transforms: tuple[Transform, ...] | None = None
     calibration: Calibration | None = None
     numbers: Sequence[int] = ()
+    workers: int = 0
 
     def __post_init__(self) -> None:
         if len(self.model.latent_shape) != 3:
@@ -79,6 +88,8 @@ class Verifier:
             raise ValueError(f"fpr must be between 0 and 1, got {self.fpr}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.workers < 0:
+            raise ValueError(f"workers must be at least 0, got {self.workers}")
         for name, key in self.keys.items():
             problem = why_unfit(key, self.model.latent_shape)
             if problem is not None:
@@ -115,18 +126,26 @@ class Verifier:
         """
         self._family.count(progress)
 
-    def verify(self, images: Iterable[str | Path | Image.Image]) -> Iterator[Verdict]:
-        """One verdict for each image, in order, a batch at a time. No image's fault stops the others."""
-        for examined in self.examine(images):
-            yield examined.verdict
+    def verify(self, images: Iterable[str | Path | Image.Image]) -> Generator[Verdict, None, None]:
+        """One verdict for each image, in order, a batch at a time. No image's fault stops the others.
 
-    def examine(self, images: Iterable[str | Path | Image.Image]) -> Iterator[Examined]:
+        Closing the generator ends the workers.
+        """
+        with closing(self.examine(images)) as examined:
+            yield from (one.verdict for one in examined)
+
+    def examine(self, images: Iterable[str | Path | Image.Image]) -> Generator[Examined, None, None]:
         """Like :meth:`verify`, together with the recovered noise of every image that was tested."""
-        numbered = enumerate(images)
-        while batch := [self._read(i, image) for i, image in islice(numbered, self.batch_size)]:
-            tested = iter(self._test([item for item in batch if isinstance(item, Opened)]))
-            for item in batch:
-                yield next(tested) if isinstance(item, Opened) else Examined(item)
+        waiting: list[Decoded] = []
+        sound = 0
+        with closing(decoded(images, self.model.image_size, workers=self.workers)) as read:
+            for item in read:
+                waiting.append(item)
+                sound += item.status is None
+                if sound in (0, self.batch_size) or len(waiting) >= WAITING + self.batch_size:
+                    yield from self._examined(waiting)
+                    waiting, sound = [], 0
+        yield from self._examined(waiting)
 
     def recover_noise(self, x: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) float32 in [-1, 1] → recovered initial noise (B, C, h, w) float32.
@@ -139,32 +158,22 @@ class Verifier:
         z_T = invert_diffusion(self.model, torch.where(finite, z_0, 0.0), steps=self.steps).value
         return torch.where(finite, z_T, torch.nan)
 
-    def _read(self, number: int, image: str | Path | Image.Image) -> Opened | Verdict:
-        in_memory = isinstance(image, Image.Image)
-        name = f"image {number}" if in_memory else str(image)
-        try:
-            picture = from_image(image) if isinstance(image, Image.Image) else read_picture(image)
-        except ImageError as error:
-            return Verdict(name, UNREADABLE, reason=f"{error.code}: {error}")
-        except (OSError, ValueError, SyntaxError) as error:  # in memory, opened, and read only now
-            return Verdict(name, UNREADABLE, reason=f"unreadable: {error}")
-        reason = why_inconclusive(picture, self.model.image_size)
-        if reason is not None:
-            return Verdict(name, INCONCLUSIVE, reason=reason, warnings=picture.warnings, sha256=picture.sha256)
-        return Opened(name, picture)
+    def _examined(self, batch: list[Decoded]) -> list[Examined]:
+        """What can be said about images that were read, at most one batch of them to be tested."""
+        tested = iter(self._test([item for item in batch if item.status is None]))
+        return [next(tested) if item.status is None else Examined(untested(item)) for item in batch]
 
-    def _test(self, opened: list[Opened]) -> list[Examined]:
+    def _test(self, opened: list[Decoded]) -> list[Examined]:
         if not opened:
             return []
-        fitted = [fit(item.picture, self.model.image_size) for item in opened]
-        z_T = self.recover_noise(torch.stack([x for x, _ in fitted])).cpu()
+        z_T = self.recover_noise(as_tensor([item.pixels for item in opened if item.pixels is not None])).cpu()
         sound = torch.isfinite(z_T).flatten(1).all(1)
         found = iter(self._family.test(z_T[sound].numpy()))
         out = []
-        for item, (_, fitting), z, is_sound in zip(opened, fitted, z_T, sound, strict=True):
+        for item, z, is_sound in zip(opened, z_T, sound, strict=True):
             finding = next(found) if is_sound else None
-            verdict = self._verdict(item, finding, z, item.picture.warnings + fitting)
-            out.append(Examined(verdict, z, UNCHANGED if finding is None else finding.transform))
+            transform = UNCHANGED if finding is None else finding.transform
+            out.append(Examined(self._verdict(item, finding, z), z, transform))
         return out
 
     @cached_property
@@ -172,11 +181,9 @@ class Verifier:
         transforms = plain_transforms(self.model.latent_shape) if self.transforms is None else self.transforms
         return Family(self.keys, transforms, self.model.latent_shape, self.fpr, self.calibration)
 
-    def _verdict(self, item: Opened, found: Finding | None, z: Tensor, notes: tuple[str, ...]) -> Verdict:
-        digest = item.picture.sha256
+    def _verdict(self, item: Decoded, found: Finding | None, z: Tensor) -> Verdict:
         if found is None:
-            reason = "the recovered noise is not finite; try --dtype fp32"
-            return Verdict(item.name, INCONCLUSIVE, reason=reason, warnings=notes, sha256=digest)
+            return untested(replace(item, status=INCONCLUSIVE, reason=NOT_FINITE))
         which = None
         key = self.keys[found.key]
         if self.numbers and found.status == WATERMARKED and isinstance(key, RingKey):
@@ -200,9 +207,16 @@ class Verifier:
             correlation=None if which is None else which.correlation,
             number_p_value=None if which is None else which.p_value,
             reason=found.reason,
-            warnings=(*notes, ANYBODY) if isinstance(key, RingKey) and key.pattern.kind == "zeros" else notes,
-            sha256=digest,
+            warnings=item.warnings
+            + ((ANYBODY,) if isinstance(key, RingKey) and key.pattern.kind == "zeros" else ()),
+            sha256=item.sha256,
         )
+
+
+def untested(item: Decoded) -> Verdict:
+    """The verdict on an image that was not tested."""
+    reason = item.reason or ""
+    return Verdict(item.name, item.status or "", reason=reason, warnings=item.warnings, sha256=item.sha256)
 
 
 def why_unfit(key: RingKey | ArrayKey, shape: tuple[int, ...]) -> str | None:
@@ -256,11 +270,3 @@ class Examined:
     verdict: Verdict
     noise: Tensor | None = None
     transform: Transform = UNCHANGED
-
-
-@dataclass(frozen=True)
-class Opened:
-    """An image that was read and can be tested."""
-
-    name: str
-    picture: Picture

@@ -1,0 +1,337 @@
+"""Reports of many images: resumed, reused, refused, and whole whatever goes wrong."""
+
+import json
+import os
+import resource
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from inversion.fingerprint import fingerprint
+from tests.quick_verifier import CONFIGURATION, QuickVerifier, run
+from watermark import Pattern, RingKey, Verifier
+from watermark.batch import check_report, journal_of, rounded, verdict_of
+from watermark.configuration import agree, configuration
+from watermark.foreign import tree_ring_key
+from watermark.journal import aside_of
+from watermark.search import Transform
+from watermark.verdict import INCONCLUSIVE, NOT_DETECTED, UNREADABLE, WATERMARKED, Verdict
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Twenty files of all kinds, and one that is not there."""
+    kinds = [b"marked", b"plain", b"bad", b"small", b"lost", b"plain", b"marked"]
+    out = []
+    for i in range(20):
+        file = tmp_path / "images" / f"{i:02}"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(kinds[i % len(kinds)] + (b" %d" % i if i % 5 else b" twice"))
+        out.append(str(file))
+    return [*out[:9], str(tmp_path / "missing"), *out[9:]]
+
+
+def lost(name):
+    """Whether an image has no hash, so that a run that goes on tests it again."""
+    return Path(name).read_bytes().startswith(b"lost")
+
+
+def table(report):
+    return [json.loads(line) for line in Path(report).read_bytes().decode("ascii").splitlines()]
+
+
+def test_rows_are_verdicts_in_order(files, tmp_path):
+    verdicts = run(QuickVerifier(), files, tmp_path / "r.jsonl")
+    rows = table(tmp_path / "r.jsonl")
+    assert [row["name"] for row in rows] == files
+    assert [verdict_of(row, row["name"]) for row in rows] == verdicts
+    assert {row["configuration"] for row in rows} == {CONFIGURATION}
+    assert {v.status for v in verdicts} == {WATERMARKED, NOT_DETECTED, INCONCLUSIVE, UNREADABLE}
+    assert verdicts[9].reason == "not_found: no such file"
+
+
+def test_the_same_image_is_tested_once(files, tmp_path):
+    verifier = QuickVerifier()
+    copy = tmp_path / "copy"
+    copy.write_bytes(Path(files[0]).read_bytes())
+    verdicts = run(verifier, [files[0], str(copy), files[1], str(copy)], tmp_path / "r.jsonl")
+    assert verifier.asked == files[:2]
+    assert [v.name for v in verdicts] == [files[0], str(copy), files[1], str(copy)]
+    assert verdicts[1] == verdicts[3] == replace(verdicts[0], name=str(copy))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_a_run_that_ended_anywhere_is_resumed_to_the_same_report(files, tmp_path, batch_size):
+    run(QuickVerifier(batch_size), files, tmp_path / "whole.jsonl")
+    whole = (tmp_path / "whole.jsonl").read_bytes()
+    report = tmp_path / "r.jsonl"
+    lines = whole.splitlines(keepends=True)
+    before = 0
+    for line in lines:
+        for cut in (before, before + 1, before + len(line) - 1):
+            report.write_bytes(whole[:cut])
+            verifier = QuickVerifier(batch_size)
+            run(verifier, files, report, resume=True)
+            assert report.read_bytes() == whole
+            assert not aside_of(report).exists()
+        before += len(line)
+    report.write_bytes(whole)
+    verifier = QuickVerifier(batch_size)
+    run(verifier, files, report, resume=True)
+    assert report.read_bytes() == whole
+    again = [name for name in verifier.asked if not lost(name)]
+    assert len(again) < batch_size  # those of the last batch, which more images might have filled
+
+
+def test_other_names_and_another_order_reuse_what_is_known(files, tmp_path):
+    report = tmp_path / "r.jsonl"
+    first = {v.name: v for v in run(QuickVerifier(), files, report)}
+    verifier = QuickVerifier(batch_size=1)
+    Path(files[0]).rename(tmp_path / "renamed")
+    Path(files[9]).write_bytes(b"marked and found again")
+    now = [*files[:0:-1], str(tmp_path / "renamed")]
+    verdicts = run(verifier, now, report, resume=True)
+    assert [row["name"] for row in table(report)] == now
+    assert {name for name in verifier.asked if not lost(name)} == {files[9]}
+    for verdict in verdicts[:-1]:
+        if verdict.name != files[9]:
+            assert verdict == first[verdict.name]
+    assert verdicts[-1] == replace(first[files[0]], name=now[-1])
+
+
+def test_what_was_set_aside_outlives_an_end_in_between(files, tmp_path):
+    report = tmp_path / "r.jsonl"
+    run(QuickVerifier(1), files, report)
+    now = [*files[::-1], *files]
+    stopped = iter(now)
+
+    def some():
+        yield from (next(stopped) for _ in range(4))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(QuickVerifier(1), some(), report, resume=True)
+    assert aside_of(report).exists()
+    with pytest.raises(ValueError, match="exists"):
+        run(QuickVerifier(1), now, report)
+    verifier = QuickVerifier(1)
+    run(verifier, now, report, resume=True)
+    assert all(map(lost, verifier.asked))
+    assert not aside_of(report).exists()
+    assert [row["name"] for row in table(report)] == now
+
+
+def test_nothing_is_overwritten_or_mistaken(files, tmp_path):
+    report = tmp_path / "r.jsonl"
+    run(QuickVerifier(), files[:5], report)
+    before = report.read_bytes()
+    with pytest.raises(ValueError, match=r"r.jsonl exists; choose another name, or go on with it: --resume"):
+        run(QuickVerifier(), files, report)
+    for wrong, message in (
+        (before.replace(CONFIGURATION.encode(), b"f" * 40), "made with other keys"),
+        (before.replace(b'"status"', b"status", 1), "damaged in line 1"),
+        (b"my only copy of a poem", "no report"),
+        (b"[1, 2]\n", "no report"),
+        (b'{"a": 1}\n', "no report"),
+    ):
+        report.write_bytes(wrong)
+        with pytest.raises(ValueError, match=message):
+            run(QuickVerifier(), files, report, resume=True)
+        assert report.read_bytes() == wrong
+    with pytest.raises(ValueError, match=r"called something\.jsonl or something\.parquet, got 'r\.csv'"):
+        check_report(Path("r.csv"), resume=False)
+
+
+def test_a_report_is_not_written_twice_at_once(files, tmp_path):
+    report = tmp_path / "r.jsonl"
+
+    def meanwhile():
+        yield from files[:4]
+        with pytest.raises(ValueError, match="being written by another program"):
+            run(QuickVerifier(), files, report, resume=True)
+        yield from files[4:]
+
+    run(QuickVerifier(), meanwhile(), report)
+    assert len(table(report)) == len(files)
+
+
+def test_the_report_is_not_one_of_its_images(files, tmp_path):
+    report = tmp_path / "r.jsonl"
+    run(QuickVerifier(), [*files, str(report), str(tmp_path / "images" / ".." / "r.jsonl")], report)
+    assert [row["name"] for row in table(report)] == files
+
+
+def test_rows_appear_while_others_are_tested(files, tmp_path):
+    report = tmp_path / "r.jsonl"
+    counts = []
+
+    def names():
+        for name in files:
+            counts.append(report.read_bytes().count(b"\n"))
+            yield name
+
+    run(QuickVerifier(1), names(), report)
+    assert counts[5] >= 3
+    assert counts[-1] >= len(files) - 3
+
+
+def test_a_file_that_changes_between_two_looks_gets_the_verdict_of_what_was_tested(files, tmp_path):
+    class Changing(QuickVerifier):
+        def verify(self, names):
+            def changed():
+                for name in names:
+                    if name == files[0]:
+                        Path(name).write_bytes(b"marked anew")
+                    yield name
+
+            yield from super().verify(changed())
+
+    copy = tmp_path / "copy"
+    copy.write_bytes(Path(files[0]).read_bytes())
+    verdicts = run(Changing(), [files[0], str(copy), files[1]], tmp_path / "r.jsonl")
+    assert [v.name for v in verdicts] == [files[0], str(copy), files[1]]
+    assert len({v.sha256 for v in verdicts}) == 3
+
+
+def test_few_verdicts_wait_for_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("watermark.batch.HELD", 10)
+    names = []
+    for i in range(60):
+        names.append(str(tmp_path / f"{i:02}"))
+        Path(names[-1]).write_bytes(b"plain %d" % (0 if i % 30 else i))
+    report = tmp_path / "r.jsonl"
+    verdicts = run(QuickVerifier(3), names, report)
+    assert [v.name for v in verdicts] == names
+    assert len({v.sha256 for v in verdicts}) == 3 - 1
+
+
+def test_a_full_disk_leaves_whole_rows(files, tmp_path):
+    report = tmp_path / "r.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(OSError, match=f"File too large: '{report}'"):
+            run(QuickVerifier(), files, report)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    kept = table(report)
+    assert 2 <= len(kept) < len(files)
+    run(QuickVerifier(), files, tmp_path / "whole.jsonl")
+    run(QuickVerifier(), files, report, resume=True)
+    assert report.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_folder_that_is_not_there_and_an_empty_run_leave_nothing(tmp_path, files):
+    with pytest.raises(OSError, match="No such file"):
+        run(QuickVerifier(), files, tmp_path / "nowhere" / "r.jsonl")
+    assert run(QuickVerifier(), [], tmp_path / "r.jsonl") == []
+    assert not (tmp_path / "r.jsonl").exists()
+
+
+def test_parquet_has_the_same_rows(files, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    odd = tmp_path / os.fsdecode(b"\xff\n.png")
+    odd.write_bytes(b"plain, oddly named")
+    names = [*files, str(odd)]
+    report = tmp_path / "r.parquet"
+    seen = []
+
+    def watched():
+        for name in names:
+            seen.append(journal_of(report).exists())
+            yield name
+
+    run(QuickVerifier(), watched(), report)
+    run(QuickVerifier(), names, tmp_path / "r.jsonl")
+    assert all(seen[1:])
+    assert not journal_of(report).exists()
+    rows = pq.read_table(report).to_pylist()
+    wanted = table(tmp_path / "r.jsonl")
+    wanted[-1]["name"] = wanted[-1]["name"].replace("\udcff", "\\udcff")
+    assert rows == wanted
+    verifier = QuickVerifier()
+    with pytest.raises(ValueError, match="exists"):
+        run(verifier, names, report)
+    run(verifier, names, report, resume=True)
+    assert len([name for name in verifier.asked if Path(name).exists() and not lost(name)]) < 3
+    assert pq.read_table(report).to_pylist() == rows
+    assert sorted(p.name for p in tmp_path.glob("r.*")) == ["r.jsonl", "r.parquet"]
+    report.write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="no report"):
+        run(verifier, names, report, resume=True)
+    assert report.read_bytes() == b"nonsense"
+
+
+def test_a_killed_parquet_run_is_resumed_from_its_journal(files, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    run(QuickVerifier(), files, tmp_path / "whole.parquet")
+    report = tmp_path / "r.parquet"
+    run(QuickVerifier(), files, tmp_path / "r.jsonl")
+    journal_of(report).write_bytes((tmp_path / "r.jsonl").read_bytes()[:2500])
+    verifier = QuickVerifier()
+    run(verifier, files, report, resume=True)
+    assert pq.read_table(report).equals(pq.read_table(tmp_path / "whole.parquet"))
+    assert len(verifier.asked) < len(files) - 3
+
+
+def test_numbers_are_rounded_to_what_batches_do_not_change():
+    verdict = rounded(Verdict("a", WATERMARKED, p_value=1.23456e-9, rho=0.51249, correlation=-0.0001))
+    assert (verdict.p_value, verdict.rho, str(verdict.correlation)) == (1.2e-9, 0.512, "0.0")
+    assert rounded(Verdict("a", UNREADABLE)) == Verdict("a", UNREADABLE)
+
+
+@pytest.fixture
+def fingerprinted_once(sapling, monkeypatch):
+    own = fingerprint(sapling)
+    monkeypatch.setattr("inversion.fingerprint.fingerprint", lambda model: own)
+
+
+def test_a_configuration_names_what_verdicts_depend_on_and_no_secret(sapling, alice, fingerprinted_once):
+    plain = Verifier(sapling, {"alice": alice}, decoder="encoder", steps=1)
+    own = configuration(plain)
+    assert len(own) == 40
+    assert own == configuration(replace(plain, batch_size=1, workers=2))
+    others = [
+        replace(plain, keys={"alice": RingKey(bytes(32))}),
+        replace(plain, keys={"alice": RingKey(alice.secret, Pattern("rings"))}),
+        replace(plain, keys={"bob": alice}),
+        replace(plain, fpr=1e-3),
+        replace(plain, steps=2),
+        replace(plain, decoder="anderson"),
+        replace(plain, transforms=(Transform(),)),
+        replace(plain, numbers=range(3)),
+        replace(plain, keys={"alice": alice, "theirs": tree_ring_key(1, (4, 32, 32), radius=5)}),
+        replace(plain, keys={"alice": alice, "theirs": tree_ring_key(1, (4, 32, 32), radius=6)}),
+    ]
+    every = [own, *map(configuration, others), configuration(plain, "other")]
+    assert len({text[:16] for text in every}) == len(every)
+    assert not any(agree(a, b) for i, a in enumerate(every) for b in every[:i])
+    one, other = (
+        configuration(replace(plain, keys={"theirs": tree_ring_key(seed, (4, 32, 32), radius=5)}))
+        for seed in (1, 2)
+    )
+    assert one == other  # a digest of such a key would be one of its seed
+
+
+def test_a_configuration_tells_models_apart_but_not_their_rounding(sapling, alice):
+    plain = Verifier(sapling, {"alice": alice}, decoder="encoder", steps=1)
+    own = configuration(plain)
+    encode, decode = sapling.autoencoder.encode, sapling.autoencoder.decode
+
+    def changed(by):
+        autoencoder = replace(sapling.autoencoder, encode=lambda x: encode(x.roll(by, -1)), decode=decode)
+        return configuration(replace(plain, model=replace(sapling, autoencoder=autoencoder)))
+
+    assert agree(own, changed(0))
+    assert not agree(own, changed(8))
+    near = own[:16] + "".join(f"{(int(own[i : i + 2], 16) + 1) % 256:02x}" for i in range(16, 40, 2))
+    assert agree(own, near) or "7f" in own
+    assert not agree(own, "")
+
+
+def test_asdict_has_every_column_of_parquet():
+    from watermark.parquet import COLUMNS, COUNTS, LISTS, NUMBERS
+
+    assert set(NUMBERS) | set(COUNTS) | set(LISTS) <= set(COLUMNS)
+    assert list(asdict(Verdict("a", WATERMARKED))) == list(COLUMNS[:-1])

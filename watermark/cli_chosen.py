@@ -1,0 +1,54 @@
+"""The keys and the calibration that the commands that test images were asked to use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from watermark.cli_options import Trouble, key_store, understood, warn_of_revoked
+
+if TYPE_CHECKING:
+    from inversion import LatentDiffusionModel
+    from watermark.keys import RingKey
+    from watermark.verify import Verifier
+
+
+def chosen_keys(
+    store: Path, names: tuple[str, ...], all_keys: bool, *, optional: bool = False
+) -> dict[str, RingKey]:
+    """The keys that were asked for, by name; each of them once. If they are optional there may be none."""
+    if optional and not names and not all_keys:
+        return {}
+    if all_keys == bool(names):
+        raise click.UsageError("give either --key NAME, once or more, or --all-keys")
+    with understood():
+        keys = key_store(store)
+        wanted = [entry.name for entry in keys.list()] if all_keys else list(dict.fromkeys(names))
+        if not wanted:
+            raise Trouble(f"no keys in {store}; make one: treering key create NAME")
+        warn_of_revoked(keys, wanted)
+        return {name: keys.get(name) for name in wanted}
+
+
+def fits(name: str, key: Any, model: LatentDiffusionModel) -> bool:  # noqa: ANN401 - ours or of other code
+    """Whether a key can be looked for with a model; says so on stderr if not."""
+    from watermark.verify import why_unfit
+
+    problem = why_unfit(key, model.latent_shape)
+    if problem is not None:
+        click.echo(
+            f"treering: warning: the key {name!r} is left out, it does not fit the model: {problem}", err=True
+        )
+    return problem is None
+
+
+def calibrated(verifier: Verifier) -> Verifier:
+    """A verifier with its model's calibration; says so on stderr if that is for other settings."""
+    from watermark.verify import calibration_file, with_calibration
+
+    found = with_calibration(verifier)
+    if found.calibration is None and calibration_file(verifier.model).is_file():
+        click.echo("treering: warning: the model's calibration is for other settings and not used", err=True)
+    return found

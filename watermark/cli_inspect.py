@@ -1,0 +1,67 @@
+"""The command ``treering inspect``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from watermark.cli_chosen import calibrated, chosen_keys
+from watermark.cli_options import (
+    CARRIED,
+    NOT_CARRIED,
+    TROUBLE,
+    fpr_option,
+    inversion_options,
+    load_model,
+    model_options,
+    store_option,
+    understood,
+)
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--key", "key_name", required=True, help="Key to look for.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="[default: IMAGE-rings.png]")
+@fpr_option
+@inversion_options
+@store_option
+@model_options
+def inspect(
+    image: Path,
+    key_name: str,
+    output: Path | None,
+    fpr: float,
+    steps: int,
+    decoder: str,
+    store: Path,
+    **model: Any,  # noqa: ANN401 - exactly the options of model_options
+) -> int:
+    """Draw the spectrum of an image's recovered noise, and what a key sees in it.
+
+    The figure shows the key's pattern: keep it as secret as the key. Exit codes are those of verify.
+
+    \b
+    treering inspect suspect.png --key alice
+    treering inspect suspect.png --key alice -o rings.pdf
+    """
+    from watermark import plots, report
+    from watermark.images import read_picture
+    from watermark.verdict import UNREADABLE, WATERMARKED
+    from watermark.verify import Verifier
+
+    keys = chosen_keys(store, (key_name,), False)
+    with understood():
+        verifier = calibrated(Verifier(load_model(**model), keys, fpr=fpr, steps=steps, decoder=decoder, workers=1))
+        (examined,) = verifier.examine([image])
+        verdict = examined.verdict
+        report.print_table(report.verdict_table([verdict]), sys.stdout)
+        if examined.noise is None:
+            return TROUBLE if verdict.status == UNREADABLE else NOT_CARRIED
+        file = output or image.with_name(f"{image.stem}-rings.png")
+        plots.save(plots.inspection_figure(read_picture(image).pixels, examined, keys[key_name]), file)
+    click.echo(f"figure: {file} (mode 0600; keep it as secret as the key)")
+    return CARRIED if verdict.status == WATERMARKED else NOT_CARRIED

@@ -1,0 +1,101 @@
+"""Reports as Parquet files, by pyarrow: ``pip install 'treering[parquet]'``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import fields
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from watermark.journal import Row, rows
+from watermark.verdict import Verdict
+
+ROWS = 10_000
+COLUMNS = (*(field.name for field in fields(Verdict)), "configuration")
+NUMBERS = ("p_value", "rho", "fpr", "fpr_bound", "correlation", "number_p_value")
+COUNTS = ("keys_tried", "transforms_tried", "null_hits", "null_images", "number")
+LISTS = ("other_keys", "warnings")
+
+
+def check() -> None:
+    """Raise ValueError if pyarrow is not installed."""
+    try:
+        arrow(), arrow_parquet()
+    except ModuleNotFoundError:
+        raise ValueError("Parquet needs pyarrow: pip install 'treering[parquet]', or write .jsonl") from None
+
+
+def arrow() -> Any:  # noqa: ANN401 - pyarrow is untyped
+    """Its arrays and tables."""
+    return import_module("pyarrow")
+
+
+def arrow_parquet() -> Any:  # noqa: ANN401
+    """Its reader and writer of files."""
+    return import_module("pyarrow.parquet")
+
+
+def schema() -> Any:  # noqa: ANN401
+    """The columns of a report."""
+    pa = arrow()
+    kinds = dict.fromkeys(COLUMNS, pa.string())
+    kinds |= dict.fromkeys(NUMBERS, pa.float64()) | dict.fromkeys(COUNTS, pa.int64())
+    return pa.schema(kinds | dict.fromkeys(LISTS, pa.list_(pa.string())))
+
+
+def from_rows(journal: Path, file: Path) -> None:
+    """Write the rows of a journal as Parquet, some thousands at a time; the file appears whole or not at all.
+
+    Bytes of names that are not UTF-8 become backslash escapes, since Parquet has none but UTF-8.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    pa, pq = arrow(), arrow_parquet()
+    part = file.with_name(f"{file.name}.part")
+    try:
+        with pq.ParquetWriter(part, schema()) as writer:
+            every = (plain(row) for _, row in rows(journal))
+            while chunk := list(islice(every, ROWS)):
+                writer.write_table(pa.Table.from_pylist(chunk, schema()))
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def to_rows(file: Path, journal: Path) -> None:
+    """Write the rows of a Parquet report as a journal, which appears whole or not at all.
+
+    Raises:
+        ValueError: if it is not a report.
+        OSError: if it cannot be read, or the journal written.
+    """
+    part = journal.with_name(f"{journal.name}.part")
+    try:
+        with part.open("w", encoding="ascii") as out:
+            out.writelines(json.dumps(row, allow_nan=False) + "\n" for row in _rows_of(file))
+            out.flush()
+            os.fsync(out.fileno())
+        part.replace(journal)
+    except (arrow().ArrowInvalid, KeyError):
+        raise ValueError(f"{file} is no report of treering verify") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _rows_of(file: Path) -> Iterator[Row]:
+    with arrow_parquet().ParquetFile(file) as table:
+        for batch in table.iter_batches(ROWS):
+            for row in batch.to_pylist():
+                yield {name: row[name] for name in COLUMNS}
+
+
+def plain(row: Row) -> Row:
+    """A row with nothing but UTF-8 in it."""
+    return row | {"name": row["name"].encode("utf-8", "backslashreplace").decode()}
