@@ -1,0 +1,161 @@
+"""The pictures of :mod:`benchmarks.classification`, their latents by every method, and the noise of these."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from benchmarks.classification_keys import KeySet, marked_noise
+from benchmarks.latents import round_to_8_bits
+from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion, sample
+
+METHODS = {"encoder": "encoder", "ours": "anderson", "gradient-free": "adam", "gradient": "gradient"}
+"""Name → method of :func:`inversion.invert_decoder`."""
+
+PUBLISHED = ("gradient-free", "gradient")
+"""The slow ones, as published."""
+
+TRUE = "true latent"
+PROMPTS = ("known", "unknown")
+SEED, GUIDANCE, BATCH = 5, 7.5, 16
+Kept = dict[str, Any]
+"""Arrays by name."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How much is measured.
+
+    Attributes:
+        most: pictures of a set, at most.
+        iterations: of the published methods.
+        steps: of the generation.
+        inversion_steps: of the diffusion inversion.
+    """
+
+    most: int
+    iterations: int
+    steps: int
+    inversion_steps: int
+
+    def pictures(self, of: KeySet, method: str) -> int:
+        """How many pictures of a set a method inverts."""
+        return min(self.most, of.published if method in PUBLISHED else of.pictures)
+
+    def settings(self, models: Models, prompts: Sequence[str], sets: Sequence[KeySet]) -> dict[str, Any]:
+        """What latents and noise depend on, but for the numbers of pictures."""
+        return {
+            "model": models.decoder.name,
+            "prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16],
+            "seed": SEED,
+            "guidance": GUIDANCE,
+            "sets": [f"{s.name} ({s.strength:g})" for s in sets],
+        } | {k: v for k, v in asdict(self).items() if k != "most"}
+
+
+@dataclass(frozen=True)
+class Models:
+    """One model twice: its autoencoder in float32, its diffusion network in bfloat16."""
+
+    decoder: LatentDiffusionModel
+    diffusion: LatentDiffusionModel
+
+    @classmethod
+    def load(cls, name: str) -> Models:
+        """Sapling, a local folder, or a model of the hub; a ValueError for one of videos."""
+        models = cls(*(LatentDiffusionModel.load(name, dtype=dtype) for dtype in ("fp32", "bf16")))
+        if len(models.decoder.latent_shape) != 3:
+            raise ValueError(f"{name!r} is a model of videos, and only pictures can be classified")
+        return models
+
+
+def recovered(
+    models: Models, prompts: Sequence[str], sets: Sequence[KeySet], run: Run, folder: Path
+) -> dict[str, NDArray[np.float64]]:
+    """``set | method | prompt`` → noise (pictures, C, h, w); what is in the folder is not made again."""
+    path = folder / "classification.npz"
+    settings = json.dumps(run.settings(models, prompts, sets))
+    kept: Kept = {}
+    if path.exists():
+        with np.load(path) as saved:
+            kept = dict(saved) if str(saved["settings"]) == settings else {}
+    kept["settings"] = np.array(settings)
+
+    def save() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part.npz")
+        np.savez(part, **kept)
+        part.replace(path)
+
+    jobs: list[tuple[str, int, Callable[[range], Tensor]]] = []
+    for own in sets:
+        told = own.prompts(prompts)
+        for method in (TRUE, *METHODS):
+            name, count = f"{own.name} | {method}", run.pictures(own, method)
+            if method == TRUE:
+                jobs.append((name, count, partial(generated, models.diffusion, own, told, run.steps)))
+            else:
+                truth = f"{own.name} | {TRUE}"
+                jobs.append((name, count, partial(inverted, models.decoder, method, run, kept, truth)))
+            for prompt in PROMPTS:
+                diffuse = partial(noise, models.diffusion, kept, name, told, prompt == "known", run)
+                jobs.append((f"{name} | {prompt}", count, diffuse))
+    batches = [
+        (name, make, range(start, min(start + BATCH, count)))
+        for name, count, make in jobs
+        for start in range(len(kept.get(name, ())), count, BATCH)
+    ]
+    for name, make, rows in track(batches, "pictures, latents, noise", console=Console(stderr=True)):
+        part = make(rows).cpu().numpy()
+        kept[name] = np.concatenate([kept[name], part]) if name in kept else part
+        save()
+    return {name: kept[name][:count].astype(np.float64) for name, count, _ in jobs if name.count(" | ") == 2}
+
+
+def generated(model: LatentDiffusionModel, own: KeySet, told: Sequence[str], steps: int, rows: range) -> Tensor:
+    """Latents (n, C, h, w) of pictures of a set, which has one prompt for each."""
+    start = torch.cat([marked_noise(own, i, SEED + i, model.latent_shape) for i in rows])
+    return sample(model, start, prompt=[told[i] for i in rows], guidance=GUIDANCE, steps=steps)
+
+
+def pictures(model: LatentDiffusionModel, z: Tensor) -> Tensor:
+    """What a PNG file keeps of latents (n, C, h, w), (n, 3, H, W)."""
+    return round_to_8_bits(model.autoencoder.decode(z.to(model.device)))
+
+
+def inverted(model: LatentDiffusionModel, method: str, run: Run, kept: Kept, truth: str, rows: range) -> Tensor:
+    """Latents (n, C, h, w) by decoder inversion of the pictures of the true ones."""
+    x = pictures(model, torch.from_numpy(kept[truth][rows.start : rows.stop]))
+    steps = run.iterations if method in PUBLISHED else None
+    return invert_decoder(model.autoencoder, x, method=METHODS[method], steps=steps, chunk_size=BATCH).value
+
+
+def noise(
+    model: LatentDiffusionModel,
+    kept: Kept,
+    latents: str,
+    told: Sequence[str],
+    known: bool,
+    run: Run,
+    rows: range,
+) -> Tensor:
+    """Noise (n, C, h, w) of latents, with prompt and guidance of the generation or with neither; as float16."""
+    z_0 = torch.from_numpy(kept[latents][rows.start : rows.stop])
+    if known:
+        own = [told[i] for i in rows]
+        found = invert_diffusion(model, z_0, steps=run.inversion_steps, prompt=own, guidance=GUIDANCE)
+    else:
+        found = invert_diffusion(model, z_0, steps=run.inversion_steps)
+    return found.value.half()

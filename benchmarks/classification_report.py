@@ -1,0 +1,142 @@
+"""The figure and the tables of :mod:`benchmarks.classification`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+TITLES = {
+    "encoder": "encoder only",
+    "ours": "Anderson (default)",
+    "gradient-free": "Adam on T (published)",
+    "gradient": "gradient descent (published)",
+    "true latent": "true latent",
+}
+COLOURS = dict(zip(TITLES, ("#6e7781", "#1a7f37", "#bf8700", "#cf222e", "#0969da"), strict=True))
+RULES = {"angle": "our statistic", "L1": "L1 distance"}
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Confusion matrices of the published keys side by side, and the share that is classified for all of them."""
+    cells = result["cells"]
+    shown = [name for name in cells if name.startswith("constant") and "| known |" in name]
+    figure = Figure(figsize=(18, 2.5 * len(shown)), dpi=110, layout="constrained")
+    places = figure.add_gridspec(2 * len(shown), len(TITLES) + 1, width_ratios=(*[1] * len(TITLES), 2))
+    for i, name in enumerate(shown):
+        keys, _, rule = name.split(" | ")
+        for j, (method, title) in enumerate(TITLES.items()):
+            axes = figure.add_subplot(places[2 * i : 2 * i + 2, j])
+            matrix(axes, np.array(cells[name][method]["confusion"]), rule == "angle")
+            axes.set_title(title, fontsize=8)
+            if not j:
+                axes.set_ylabel(
+                    f"{keys.replace(', channel', chr(10) + 'channel')}\n{RULES[rule]}\n\ntrue key", fontsize=8
+                )
+    half = 2 * len(shown) * 5 // 8
+    shares(figure.add_subplot(places[:half, -1]), cells)
+    lines(figure.add_subplot(places[half:, -1]), result)
+    figure.savefig(path)
+
+
+def shares(axes: Axes, cells: dict[str, Any]) -> None:
+    """How many pictures each method classifies."""
+    names = list(cells)[::-1]
+    for i, name in enumerate(names):
+        for j, (method, title) in enumerate(TITLES.items()):
+            rate = cells[name][method]["classified"]
+            y = i + 0.3 - 0.15 * j
+            axes.plot(rate["ci95"], [y, y], color=COLOURS[method], lw=1.2)
+            axes.plot(rate["rate"], y, "o", ms=3, color=COLOURS[method], label=None if i else title)
+    axes.set_yticks(range(len(names)), [words(name) for name in names], fontsize=7)
+    axes.set(title="Classified, with 95 % intervals", xlim=(0, 1.02), ylim=(-2.6, len(names) - 0.4))
+    axes.grid(alpha=0.3, axis="x")
+    axes.legend(fontsize=7, ncols=2, loc="lower center")
+
+
+def lines(axes: Axes, result: dict[str, Any]) -> None:
+    """How well every method recovers noise, by radius, in the channels of the published keys."""
+    channels = sorted(
+        {int(name.split(" | ")[0].rsplit("channel ", 1)[1]) for name in result["cells"] if "channel" in name}
+    )
+    for method in TITLES:
+        for channel, style in zip(channels, ("--", "-"), strict=False):
+            values = result["recovery"][f"{method} | known"][channel]
+            axes.plot(range(1, len(values) + 1), values, style, color=COLOURS[method], lw=1.3)
+    named = ", ".join(f"channel {c} {style}" for c, style in zip(channels, ("dashed", "solid"), strict=False))
+    axes.set(title="Recovered noise, prompt known", xlabel=f"cycles across the picture\n{named}", ylim=(0, 1))
+    axes.set_ylabel("correlation with the true one")
+    axes.grid(alpha=0.3)
+
+
+def matrix(axes: Axes, counts: np.ndarray, has_none: bool) -> None:
+    """A confusion matrix; colours are shares of its rows."""
+    names = [*map(str, range(1, len(counts))), "none"]
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (i, j), count in np.ndenumerate(counts):
+        if has_none or j < len(counts) - 1:
+            axes.text(
+                j, i, str(count), ha="center", va="center", fontsize=8, color="w" if shares[i, j] > 0.6 else "k"
+            )
+    axes.set_xticks(range(len(names)), names, fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+
+
+def words(name: str) -> str:
+    """The name of a cell, in words."""
+    keys, prompt, rule = name.split(" | ")
+    return f"{keys}, {RULES[rule]}, prompt {prompt}"
+
+
+def against(cell: dict[str, Any], other: str) -> str:
+    """What McNemar's test says, in words."""
+    test = cell[f"against {other}"]
+    p = f"p = {test['p']:.1g}" if test["p"] >= 1e-3 else f"p = {test['p']:.0e}"
+    return f"+{test['gained']} −{test['lost']}, {p}"
+
+
+def readme_table(result: dict[str, Any]) -> str:
+    """Classified by method, methods against the encoder, and what they cost, in Markdown."""
+    methods = list(TITLES)
+    lines = [
+        "| keys, rule, prompt | " + " | ".join(TITLES[m] for m in methods) + " | exact noise |",
+        "|---|" + "---|" * (len(methods) + 1),
+    ]
+    for name, each in result["cells"].items():
+        keys, _, rule = name.split(" | ")
+        known = result["exact noise"][f"{keys} | {rule}"]
+        rates = [*(each[m]["classified"] for m in methods), known]
+        row = [f"{r['hits']} of {r['trials']}" for r in rates]
+        low, high = rates[1]["ci95"]
+        row[1] += f" ({low:.2f} … {high:.2f})"
+        lines.append(f"| {words(name)} | {' | '.join(row)} |")
+    others = [m for m in methods if m != "encoder"]
+    lines += [
+        "",
+        "| against the encoder, on the same pictures | " + " | ".join(TITLES[m] for m in others) + " |",
+        "|---|" + "---|" * len(others),
+    ]
+    for name, each in result["cells"].items():
+        lines.append(f"| {words(name)} | {' | '.join(against(each[m], 'encoder') for m in others)} |")
+    lines += [
+        "",
+        "| unmarked pictures that are given a key | " + " | ".join(TITLES[m] for m in methods) + " |",
+        "|---|" + "---|" * len(methods),
+    ]
+    for name, each in result["cells"].items():
+        named = [each[m]["unmarked named"] for m in methods]
+        counts = " | ".join(f"{n['hits']} of {n['trials']}" for n in named)
+        lines.append(f"| {words(name)} | {counts} |")
+    cost, memory = result["cost"], result["memory"]
+    lines += [
+        "",
+        "| decoder inversion of a picture | seconds, of the gradient's | peak memory, of one decode |",
+        "|---|---|---|",
+    ]
+    for name, share in cost["of the gradient's"].items():
+        lines.append(f"| {TITLES[name]} | {share:.3f} | {memory[name]['of one decode']:.2f} |")
+    return "\n".join(lines)

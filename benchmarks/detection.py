@@ -1,0 +1,84 @@
+"""Is there a mark? ROC curves on clean pictures, by how the latent is recovered and by what is tested.
+
+    python -m benchmarks.detection            100 pictures of each kind; resumes
+    python -m benchmarks.detection --quick    2 of each, few iterations; under a minute
+
+The pictures, marks and negatives are those of :mod:`benchmarks.robustness`; noise that is in ``robustness.npz`` is
+taken from there, the rest is kept in ``detection.npz``. The latent comes from the encoder alone, from the forward
+step method of Hong et al. 2024 (https://arxiv.org/abs/2409.18442, Theorem 1, step ½, 50 iterations), or from our
+decoder inversion; the way from there to the noise is the same, without prompt or key.
+
+Rates of false positives are averaged over the secret choice of the key: every negative is tried with many keys.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from benchmarks.detection_report import draw, readme_table
+from benchmarks.rates import tidy
+from benchmarks.record import RESULTS, write
+from benchmarks.robustness import FULL, QUICK, scores_of
+from benchmarks.robustness_noise import ENCODER, OURS, PUBLISHED, Cell, recovered
+from benchmarks.robustness_pictures import KINDS
+from benchmarks.scores import EXACT, TESTS, VERDICT, Scores, curve, measure, outcome, paired
+from inversion import LatentDiffusionModel
+
+Json = dict[str, Any]
+
+RECOVERIES = (ENCODER, PUBLISHED, OURS)
+CELLS: list[Cell] = [(kind, "clean", recovery) for kind in KINDS for recovery in RECOVERIES]
+
+
+def analyse(noise: dict[Cell, NDArray[np.float16]], keys: int) -> Json:
+    """Rates, areas and curves of every recovery and test, and what ours gains."""
+    found = {(r, t): scores_of(noise, t, "clean", r, keys) for r in RECOVERIES for t in TESTS}
+    cells: Json = {r: {} for r in RECOVERIES}
+    curves: Json = {r: {} for r in RECOVERIES}
+    for (recovery, test), s in found.items():
+        cells[recovery][test] = measure(outcome(s), test in EXACT)
+        curves[recovery][test] = curve(s)
+    change = {
+        f"{test} | {recovery}": gain(found[OURS, test], found[recovery, test])
+        for test in EXACT
+        for recovery in RECOVERIES[:2]
+    }
+    logs = {r: tidy(np.sort(np.log10(found[r, "dense"].own))) for r in RECOVERIES}
+    return {"cells": cells, "curves": curves, "gain": change, "log10 p, dense": logs}
+
+
+def gain(ours: Scores, other: Scores) -> Json:
+    """At the level of a verdict, and in decades of p; Wilcoxon's test over pictures."""
+    decades = np.log10(other.own) - np.log10(ours.own)
+    p = stats.wilcoxon(decades).pvalue if np.any(decades) else 1.0
+    return paired(ours.own <= VERDICT, other.own <= VERDICT) | {
+        "decades, median": tidy(np.median(decades)),
+        "Wilcoxon p": tidy(p),
+    }
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--quick", is_flag=True, help="2 pictures of each kind, few iterations.")
+@click.option("--model", "name", default="sapling", show_default=True, help="A diffusers folder or a hub id.")
+@click.option("--dtype", default="bf16", show_default=True, help="auto, fp32, bf16 or fp16.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=RESULTS)
+def main(quick: bool, name: str, dtype: str, output: Path) -> None:
+    """Measure detection in clean pictures."""
+    run = QUICK if quick else FULL
+    model = LatentDiffusionModel.load(name, dtype=dtype)
+    noise = recovered(model, run, CELLS, output, "detection")
+    result = {"settings": run.settings(model) | {"keys": run.keys}} | analyse(noise, run.keys)
+    path = write("detection", result, output)
+    draw(result, path.with_suffix(".png"))
+    click.echo(readme_table(result))
+    click.echo(f"wrote {path} and {path.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()

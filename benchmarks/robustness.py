@@ -1,0 +1,193 @@
+"""What attacks leave of a mark: detection after dozens of them, by the encoder alone and by decoder inversion.
+
+    python -m benchmarks.robustness            100 pictures of each kind, three hours on a core; resumes
+    python -m benchmarks.robustness --quick    2 of each, few attacks and iterations; under a minute
+
+Pictures of the same prompts and seeds carry a key of ours (``dense``), or a key of tree-ring code (rings of complex
+values in one channel, Wen et al. 2023, https://arxiv.org/abs/2305.20030); others, of the same prompts and other
+seeds, carry none. Every attack does the same to each of them, with the same chance. *Negatives* for a test are the
+pictures without a mark and those with the other mark, attacked as well. Noise is recovered without prompt or key.
+It is kept in ``robustness.npz``, and the pictures in ``robustness_pictures.npz``: the analysis can be done anew.
+
+Rates of false positives are averaged over the secret choice of the key, in two ways. Our p is exact: at the level
+1e-3 it is wrong for one key in a thousand, whatever the picture. Beside it stands the threshold that one in a
+thousand of all pairs of an attacked negative and one of many keys passes, which is all there is for the L1
+distance; a verifier who does not know the attack could not set it.
+
+Attacks by averaging need many pictures of one key, so they have their own, all of one key. The attacker has half of
+them and as many unmarked ones, and attacks the other half; with *pairs* the unmarked ones are what the same prompts
+and seeds give without the key, which nobody has who does not hold the noise. Forgeries are unmarked pictures to
+which what was found is added: that they are found is no success.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.attacks import SIX
+from benchmarks.model_attacks import MODEL_ATTACKS
+from benchmarks.rates import tidy
+from benchmarks.record import RESULTS, rate, write
+from benchmarks.robustness_noise import ENCODER, FORGERY, OURS, REMOVAL, Cell, kinds_of, recovered
+from benchmarks.robustness_pictures import MARKS, NOBODY, ONE_KEY, Run, own_number
+from benchmarks.robustness_report import draw, readme_table
+from benchmarks.scores import (
+    EXACT,
+    LEVELS,
+    VERDICT,
+    Outcome,
+    Scores,
+    difference,
+    measure,
+    misfits,
+    outcome,
+    paired,
+    resampled,
+    scores,
+    thresholds,
+)
+from inversion import LatentDiffusionModel
+
+Json = dict[str, Any]
+Noise = dict[Cell, NDArray[np.float16]]
+
+RECOVERIES = (ENCODER, OURS)
+TESTS = ("dense", "dense, searched", "tree-ring, angle", "tree-ring, L1")
+CONDITIONS = (
+    *("clean", *SIX, "rotation 10°", "mirrored", "moved 4", "resized to 0.5", "WebP 50"),
+    *("median 5", "contrast 2", "saturation 2", "hue 0.1", "sharpened", "3 bits", "screenshot", "reposted"),
+    *(name for name in MODEL_ATTACKS if name not in ("autoencoder, 4 times", "rinsing, 2 × 0.1")),
+    *REMOVAL,
+)
+FULL = Run(
+    quick=False,
+    pictures=100,
+    steps=25,
+    decoder_steps=None,
+    published_steps=50,
+    inversion_steps=10,
+    keys=500,
+    conditions=(*CONDITIONS, *FORGERY),
+)
+QUICK = Run(
+    quick=True,
+    pictures=2,
+    steps=3,
+    decoder_steps=2,
+    published_steps=2,
+    inversion_steps=2,
+    keys=300,
+    conditions=("clean", "JPEG 25", "averaging pairs, latents", "forgery from pairs, latents"),
+)
+
+
+def cells_of(run: Run) -> list[Cell]:
+    """All noise that is needed."""
+    return [(kind, c, recovery) for c in run.conditions for kind in kinds_of(c) for recovery in RECOVERIES]
+
+
+def scores_of(noise: Noise, test: str, condition: str, recovery: str, keys: int) -> Scores:
+    """Scores of a test under a condition; the pictures with the other mark are among the negatives."""
+    kinds = ONE_KEY if condition in REMOVAL else MARKS
+    mark = MARKS.index(test.split(",", maxsplit=1)[0])
+    marked, others = noise[kinds[mark], condition, recovery], noise[kinds[1 - mark], condition, recovery]
+    negatives = [noise["unmarked", condition, recovery], others]
+    own = [own_number(kinds[mark], i) for i in range(len(marked))]
+    return scores(test, marked, own, negatives, range(NOBODY, NOBODY + keys))
+
+
+def average(found: list[Outcome], nominal: bool) -> Json:
+    """Means over conditions, with bootstrap intervals over pictures."""
+    each = {
+        f"at rate {level:g}": ([f.hits[i] for f in found], [f.shares[i] for f in found])
+        for i, level in enumerate(LEVELS)
+    }
+    if nominal:
+        for level in LEVELS:
+            hits = [f.scores.own <= level for f in found]
+            each[f"at p {level:g}"] = hits, [h @ resampled(len(h), 0).T / len(h) for h in hits]
+    each["area"] = [np.array(f.area) for f in found], [f.areas for f in found]
+    return {
+        name: {"mean": tidy(np.mean(values)), "ci95": tidy(np.quantile(np.mean(again, axis=0), (0.025, 0.975)))}
+        for name, (values, again) in each.items()
+    }
+
+
+def gain(before: list[Outcome], after: list[Outcome]) -> Json:
+    """How much more is found at a rate of 1e-3 on average over conditions, in the same resamplings."""
+    rates = [float(np.mean([f.hits[-1] for f in found])) for found in (before, after)]
+    again = [np.mean([f.shares[-1] for f in found], axis=0) for found in (before, after)]
+    return difference(again[1], again[0], rates[1] - rates[0])
+
+
+def forged(noise: Noise, condition: str, recovery: str, keys: int) -> Json:
+    """How many forgeries carry the key for our tests, and for the L1 threshold set on clean unmarked pictures."""
+    out: Json = {}
+    for kind, test in zip(ONE_KEY, ("dense", "tree-ring, L1"), strict=True):
+        own = misfits(test, noise[kind, condition, recovery], [own_number(kind, 0)])[:, 0]
+        if test in EXACT:
+            limits: tuple[float, ...] = (*LEVELS, VERDICT)
+            levels = limits
+        else:
+            clean = misfits(test, noise["unmarked", "clean", recovery], range(NOBODY, NOBODY + keys))
+            levels, limits = LEVELS, tuple(thresholds(clean, LEVELS, np.ones((1, len(clean))))[:, 0])
+        out[test] = {
+            f"{level:g}": rate(int((own <= limit).sum()), len(own))
+            for level, limit in zip(levels, limits, strict=True)
+        }
+    return out
+
+
+def analyse(noise: Noise, run: Run) -> Json:
+    """Every condition, test and recovery, the averages, and forgeries."""
+    cells: Json = {}
+    change: Json = {}
+    averages: Json = {}
+    attacks = [c for c in run.conditions if c not in FORGERY]
+    found: dict[Cell, Outcome] = {}
+    for condition in track(attacks, "testing", console=Console(stderr=True)):
+        for recovery in RECOVERIES:
+            for test in TESTS:
+                one = outcome(scores_of(noise, test, condition, recovery, run.keys))
+                found[condition, recovery, test] = one
+                cells.setdefault(condition, {}).setdefault(recovery, {})[test] = measure(one, test in EXACT)
+        change[condition] = paired(
+            *(found[condition, r, "dense, searched"].scores.own <= LEVELS[1] for r in reversed(RECOVERIES))
+        )
+    groups = {"all attacks": [c for c in attacks if c != "clean"], "six attacks": [c for c in SIX if c in attacks]}
+    for label, group in groups.items():
+        for test in TESTS:
+            rows = {r: [found[c, r, test] for c in group] for r in RECOVERIES}
+            averages.setdefault(label, {})[test] = {r: average(each, test in EXACT) for r, each in rows.items()}
+            averages[label][test]["gain"] = gain(rows[ENCODER], rows[OURS])
+    forgeries = {c: {r: forged(noise, c, r, run.keys) for r in RECOVERIES} for c in run.conditions if c in FORGERY}
+    return {"cells": cells, "gain": change, "averages": averages, "forgeries": forgeries}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--quick", is_flag=True, help="2 pictures of each kind, few attacks and iterations.")
+@click.option("--model", "name", default="sapling", show_default=True, help="A diffusers folder or a hub id.")
+@click.option("--dtype", default="bf16", show_default=True, help="auto, fp32, bf16 or fp16.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=RESULTS)
+def main(quick: bool, name: str, dtype: str, output: Path) -> None:
+    """Measure detection after attacks."""
+    run = QUICK if quick else FULL
+    model = LatentDiffusionModel.load(name, dtype=dtype)
+    settings = run.settings(model) | {"keys": run.keys, "conditions": list(run.conditions)}
+    noise = recovered(model, run, cells_of(run), output, "robustness")
+    result = {"settings": settings} | analyse(noise, run)
+    path = write("robustness", result, output)
+    draw(result, path.with_suffix(".png"))
+    click.echo(readme_table(result))
+    click.echo(f"wrote {path} and {path.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()

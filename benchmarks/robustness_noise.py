@@ -1,0 +1,143 @@
+"""What is done to the pictures of :mod:`benchmarks.robustness`, and the noise that is recovered from them then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from benchmarks.attacks import ATTACKS
+from benchmarks.model_attacks import MODEL_ATTACKS, common_part
+from benchmarks.robustness_pictures import (
+    BATCH,
+    KINDS,
+    ONE_KEY,
+    SEED,
+    Run,
+    pictures,
+    save_arrays,
+    saved_arrays,
+)
+from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion
+from watermark.generate import to_images
+
+ENCODER, OURS, PUBLISHED = "encoder", "decoder inversion", "forward step, as published"
+REMOVAL = ("averaging, pixels", "averaging, latents", "averaging pairs, latents")
+FORGERY = ("forgery, pixels", "forgery, latents", "forgery from pairs, latents")
+
+Cell = tuple[str, str, str]
+"""Kind of picture, condition, and how the latent is recovered."""
+
+
+def kinds_of(condition: str) -> tuple[str, ...]:
+    """The kinds of pictures that a condition is for. Of forgeries, those whose key is forged."""
+    if condition in FORGERY:
+        return ONE_KEY
+    return (*ONE_KEY, "unmarked") if condition in REMOVAL else KINDS
+
+
+def as_pixels(images: Sequence[Image.Image]) -> Tensor:
+    """Pictures (B, 3, H, W) float32 in [-1, 1]."""
+    levels = np.stack([np.asarray(image, dtype=np.float32) for image in images])
+    return (torch.from_numpy(levels).permute(0, 3, 1, 2) / 127.5 - 1).contiguous()
+
+
+def attacked(
+    model: LatentDiffusionModel, images: dict[str, list[Image.Image]], kind: str, condition: str
+) -> list[Image.Image]:
+    """Every picture of a kind after an attack; picture i meets the same chance whatever its mark."""
+    if condition in (*REMOVAL, *FORGERY):
+        return averaged(model, images, kind, condition)
+    own = images[kind]
+    if condition == "clean":
+        return own
+    if condition in ATTACKS:
+        return [ATTACKS[condition](image, np.random.default_rng([SEED, i])) for i, image in enumerate(own)]
+    out = []
+    for i in range(0, len(own), BATCH):
+        part = own[i : i + BATCH]
+        seeds = [SEED + 2 * 10**6 + i + j for j in range(len(part))]
+        out += to_images(MODEL_ATTACKS[condition](model, as_pixels(part), seeds))
+    return out
+
+
+def averaged(
+    model: LatentDiffusionModel, images: dict[str, list[Image.Image]], kind: str, condition: str
+) -> list[Image.Image]:
+    """What pictures of one key share, taken from them, or given to unmarked pictures.
+
+    Every half of the pictures meets an estimate from the marked ones of the other half. The unmarked pictures that
+    the attacker has are those of the same prompts and seeds, where there are pairs, else those of other prompts and
+    seeds. From unmarked pictures the mark of our key is taken.
+    """
+    latents, pairs = condition.endswith("latents"), "pairs" in condition
+    key = kind if kind in ONE_KEY else ONE_KEY[0]
+    marked, unmarked = (as_pixels(images[name]) for name in (key, "unmarked"))
+    if latents:
+        marked, unmarked = (in_parts(model.autoencoder.encode, x) for x in (marked, unmarked))
+    targets = unmarked if kind == "unmarked" or condition in FORGERY else marked
+    shared = torch.empty_like(targets)
+    for half in (0, 1):
+        own, other = slice(half, None, 2), slice(1 - half, None, 2)
+        shared[own] = common_part(marked[other], unmarked[other] if pairs else unmarked[own], leave_out=not pairs)
+    out = targets + (shared if condition in FORGERY else -shared)
+    return to_images(in_parts(model.autoencoder.decode, out) if latents else out)
+
+
+def in_parts(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A function of samples, a few at a time."""
+    return torch.cat([run(part) for part in x.split(BATCH)])
+
+
+def recover(model: LatentDiffusionModel, run: Run, x: Tensor, recovery: str) -> NDArray[np.float16]:
+    """Noise (B, C, h, w) of pictures (B, 3, H, W) in [-1, 1]; the prompt is taken to be unknown."""
+    method, steps = {
+        ENCODER: ("encoder", None),
+        OURS: ("anderson", run.decoder_steps),
+        PUBLISHED: ("forward_step", run.published_steps),
+    }[recovery]
+    found = []
+    for part in x.split(BATCH):
+        z_0 = invert_decoder(model.autoencoder, part.to(model.device), method=method, steps=steps).value
+        found.append(invert_diffusion(model, z_0, steps=run.inversion_steps).value)
+    return torch.cat(found).cpu().numpy().astype(np.float16)
+
+
+def recovered(
+    model: LatentDiffusionModel, run: Run, wanted: Sequence[Cell], folder: Path, name: str
+) -> dict[Cell, NDArray[np.float16]]:
+    """The noise of every cell, as far as ``robustness.npz`` and ``name.npz`` in the folder lack it.
+
+    What is new is written to the latter after every condition.
+
+    Raises:
+        ValueError: if noise is not finite, as that of fp16 may be.
+    """
+    settings = str(run.settings(model))
+    own = saved_arrays(folder / f"{name}.npz", settings)
+    noise = saved_arrays(folder / "robustness.npz", settings) | own
+    missing: dict[str, list[Cell]] = {}
+    for cell in wanted:
+        if " | ".join(cell) not in noise:
+            missing.setdefault(cell[1], []).append(cell)
+    if missing:
+        averaging = any(condition in (*REMOVAL, *FORGERY) for condition in missing)
+        images = pictures(model, (*KINDS, *ONE_KEY) if averaging else KINDS, run, folder)
+    for condition, cells in track(missing.items(), "recovering noise", console=Console(stderr=True)):
+        for kind in dict.fromkeys(kind for kind, _, _ in cells):
+            x = as_pixels(attacked(model, images, kind, condition))
+            for recovery in [r for k, _, r in cells if k == kind]:
+                z = recover(model, run, x, recovery)
+                if not np.isfinite(z).all():
+                    raise ValueError(f"the noise of {kind} | {condition} is not finite; try --dtype fp32")
+                own[" | ".join((kind, condition, recovery))] = z
+        save_arrays(folder / f"{name}.npz", own)
+    noise |= own
+    return {cell: noise[" | ".join(cell)] for cell in wanted}

@@ -1,0 +1,147 @@
+"""The pictures that :mod:`benchmarks.robustness` attacks: ours, those of the original recipe, and unmarked ones."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from inversion import LatentDiffusionModel, sample
+from inversion.model import data_folder
+from watermark.foreign import ArrayKey, tree_ring_key
+from watermark.generate import initial_noise, to_images
+from watermark.keys import RingKey
+from watermark.noise import watermarked_noise
+
+MARKS = ("dense", "tree-ring")
+KINDS = (*MARKS, "unmarked")
+ONE_KEY = tuple(f"{mark}, one key" for mark in MARKS)
+"""Pictures that all carry the same key, for attacks that average over them."""
+SEED, GUIDANCE, BATCH = 23, 3.0, 8
+SHARED, NOBODY = 10**6, 2 * 10**6
+"""Numbers of the one key, and of the first key that no picture carries."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How much is measured.
+
+    Attributes:
+        pictures: of every kind; of one key, too.
+        steps: of generation.
+        decoder_steps: of the default decoder inversion; None is its own number.
+        published_steps: of the published one.
+        inversion_steps: of diffusion inversion.
+        keys: that no picture carries, tried on every picture.
+        conditions: what is done to pictures.
+    """
+
+    quick: bool
+    pictures: int
+    steps: int
+    decoder_steps: int | None
+    published_steps: int
+    inversion_steps: int
+    keys: int
+    conditions: tuple[str, ...]
+
+    def settings(self, model: LatentDiffusionModel) -> dict[str, Any]:
+        """What the recovered noise depends on."""
+        return {
+            "model": model.name,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "pictures": self.pictures,
+            "seed": SEED,
+            "steps of generation": self.steps,
+            "guidance": GUIDANCE,
+            "iterations of decoder inversion": self.decoder_steps,
+            "iterations of the published one": self.published_steps,
+            "steps of inversion": self.inversion_steps,
+        }
+
+
+def our_key(number: int) -> RingKey:
+    """Our key of a number, the same every time."""
+    return RingKey(hashlib.sha256(f"robustness {number}".encode()).digest())
+
+
+def their_key(number: int, shape: Sequence[int]) -> ArrayKey:
+    """Key of tree-ring code with a number for its seed, for latents (C, h, h); the defaults there."""
+    depth, height, width = shape
+    return tree_ring_key(number, (depth, height, width), pattern="ring", channel=3, radius=10)
+
+
+def own_number(kind: str, i: int) -> int:
+    """The number of the key that picture i of a kind carries."""
+    return SHARED if kind in ONE_KEY else i
+
+
+def initial(model: LatentDiffusionModel, kind: str, i: int) -> Tensor:
+    """Noise (1, C, h, w) of picture i of a kind.
+
+    Both marks have the same seeds; unmarked pictures have others, as have those of one key. Marks of tree-ring code
+    replace the transform's values, and only the real part of what comes back is kept.
+    """
+    seed = SEED + i + (0 if kind in MARKS else 10**6)
+    if kind.startswith("dense"):
+        generator = torch.Generator().manual_seed(seed)
+        return watermarked_noise(our_key(own_number(kind, i)), (1, *model.latent_shape), generator=generator)
+    plain = initial_noise(model, None, seed)
+    if kind == "unmarked":
+        return plain
+    key = their_key(own_number(kind, i), model.latent_shape)
+    written = np.where(key.mask, key.values, np.fft.fft2(plain.double().numpy()))
+    return torch.from_numpy(np.fft.ifft2(written).real).float()
+
+
+def generated(model: LatentDiffusionModel, kind: str, run: Run) -> list[Image.Image]:
+    """Pictures of a kind; prompts are the same for all kinds."""
+    lines = (data_folder() / "prompts" / "sapling.txt").read_text(encoding="utf-8").splitlines()
+    prompts = [lines[i % len(lines)] for i in range(run.pictures)]
+    images = []
+    for rows in np.array_split(np.arange(run.pictures), -(-run.pictures // BATCH)):
+        noise = torch.cat([initial(model, kind, int(i)) for i in rows])
+        z = sample(model, noise, prompt=[prompts[i] for i in rows], guidance=GUIDANCE, steps=run.steps)
+        images += to_images(model.autoencoder.decode(z))
+    return images
+
+
+def pictures(
+    model: LatentDiffusionModel, kinds: Sequence[str], run: Run, folder: Path
+) -> dict[str, list[Image.Image]]:
+    """Pictures of every kind, made as far as ``robustness_pictures.npz`` in the folder lacks them."""
+    path = folder / "robustness_pictures.npz"
+    saved = saved_arrays(path, str(run.settings(model)))
+    missing = [kind for kind in kinds if kind not in saved]
+    for kind in track(missing, "generating", console=Console(stderr=True)):
+        saved[kind] = np.stack([np.asarray(image) for image in generated(model, kind, run)])
+        save_arrays(path, saved)
+    return {kind: [Image.fromarray(pixels) for pixels in saved[kind]] for kind in kinds}
+
+
+def saved_arrays(path: Path, settings: str) -> dict[str, NDArray[Any]]:
+    """What a file holds if it was written with the same settings, else the settings alone."""
+    if path.exists():
+        with np.load(path) as saved:
+            if str(saved["settings"]) == settings:
+                return dict(saved)
+    return {"settings": np.array(settings)}
+
+
+def save_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write a file as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_file = path.with_suffix(f".{os.getpid()}.npz")
+    np.savez(partial_file, **arrays)  # type: ignore[arg-type]
+    partial_file.replace(path)

@@ -1,0 +1,230 @@
+"""How marked and other pictures score in a test, and what follows: ROC, rates at a false positive rate, intervals.
+
+A score says how badly a key fits: p, where there is one, else a distance. Marked pictures have one, with the key
+they carry. Pictures that do not carry the keys have one for each of many keys, as secret keys are drawn: what is
+averaged over keys is then known from few pictures. Pairs of picture and key are not independent, so all intervals
+are over pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from benchmarks.null_tests import Rows, our_p, their_p
+from benchmarks.rates import interval, tidy
+from benchmarks.record import rate
+from benchmarks.robustness_pictures import our_key, their_key
+from benchmarks.usual_recipes import chi_square
+from watermark.features import Array
+from watermark.foreign import ArrayKey
+from watermark.keys import Pattern
+from watermark.search import IDENTITY, key_matrix, plain_transforms
+
+TESTS = ("dense", "dense, searched", "tree-ring, angle", "tree-ring, chi-square", "tree-ring, L1")
+"""Our keys by our test, as it is and through mirrorings and right angles; keys of tree-ring code by our statistic,
+whose p takes the noise to be white for them, by the chi-square p of Wen et al. 2023, and by the L1 distance."""
+EXACT = TESTS[:2]
+LEVELS = (1e-2, 1e-3)
+VERDICT = 1e-6
+RESAMPLINGS = 1000
+AT_ONCE = 200
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How pictures score.
+
+    Attributes:
+        own: (n,) marked pictures with their own keys.
+        null: (m, K) others with keys that nobody has.
+        units: (m,) numbers 0 … of what is independent among the others: prompts and seeds.
+    """
+
+    own: Array
+    null: Array
+    units: Rows
+
+    def resampled(self) -> Array:
+        """(R, m) how often each of the others is drawn."""
+        return resampled(int(self.units.max()) + 1, 1)[:, self.units]
+
+
+def misfits(test: str, noise: NDArray[np.floating], numbers: Sequence[int]) -> Array:
+    """(B, K) scores of noise (B, C, h, w) with the keys of some numbers."""
+    z, numbers = noise.astype(np.float64), tuple(numbers)
+    shape = z.shape[1:]
+    if test in EXACT:
+        transforms = IDENTITY if test == "dense" else plain_transforms(shape)
+        return our_p(z, directions(numbers, shape), Pattern(), transforms, [(np.arange(len(z)), None)])
+    keys = their_keys(numbers, shape)
+    if test == "tree-ring, angle":
+        return their_p(z, keys, IDENTITY)
+    mask = keys[0].mask
+    bins = np.fft.fft2(z)[:, mask]
+    values = [key.values[mask] for key in keys]
+    if test == "tree-ring, chi-square":
+        return chi_square(bins, np.stack(values))
+    return np.stack([np.abs(bins - value).mean(1) for value in values], axis=1)
+
+
+def scores(
+    test: str,
+    marked: NDArray[np.floating],
+    own: Sequence[int],
+    others: Sequence[NDArray[np.floating]],
+    nobody: Sequence[int],
+) -> Scores:
+    """Scores of marked noise (n, C, h, w) with keys of n numbers, and of other noise with keys that nobody has.
+
+    Of the others there are several kinds, (m, C, h, w) each, whose pictures of the same number share a prompt.
+    """
+    numbers = sorted(set(own))
+    place = np.searchsorted(numbers, own)
+    return Scores(
+        misfits(test, marked, numbers)[np.arange(len(marked)), place],
+        misfits(test, np.concatenate(others), nobody),
+        np.concatenate([np.arange(len(kind)) for kind in others]),
+    )
+
+
+@lru_cache(maxsize=4)
+def directions(numbers: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+    """Our keys as unit vectors (K, d)."""
+    return key_matrix([our_key(number) for number in numbers], (1, *shape))
+
+
+@lru_cache(maxsize=4)
+def their_keys(numbers: tuple[int, ...], shape: tuple[int, ...]) -> list[ArrayKey]:
+    """Keys of tree-ring code."""
+    return [their_key(number, shape) for number in numbers]
+
+
+@lru_cache(maxsize=8)
+def resampled(units: int, stream: int) -> Array:
+    """(resamplings, units) how often each picture is drawn; streams are independent."""
+    rng = np.random.default_rng([stream, units])
+    return rng.multinomial(units, np.full(units, 1 / units), RESAMPLINGS).astype(np.float64)
+
+
+def thresholds(null: Array, levels: Sequence[float], weights: Array) -> Array:
+    """(L, R) the largest score that at most a share ``level`` of all pairs (m, K) reaches, −∞ if there is none.
+
+    ``weights`` (R, m) say how often each picture counts.
+    """
+    order = np.argsort(null, axis=None)[: int(np.ceil(5 * max(levels) * null.size))]
+    low, picture = null.ravel()[order], order // null.shape[1]
+    ends = np.flatnonzero(np.append(low[1:] > low[:-1], True))  # scores that tie are reached together
+    limits = np.append(-np.inf, low[ends])
+    out = np.empty((len(levels), len(weights)))
+    for start in range(0, len(weights), AT_ONCE):
+        drawn = weights[start : start + AT_ONCE]
+        reached = drawn[:, picture].cumsum(1)[:, ends]
+        for i, level in enumerate(levels):
+            most = level * drawn.sum(1, keepdims=True) * null.shape[1]
+            out[i, start : start + AT_ONCE] = limits[(reached <= most * (1 + 1e-9)).sum(1)]
+    return out
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What follows from scores.
+
+    Attributes:
+        scores: the scores.
+        hits: (L, n) which marked pictures are found at empirical thresholds.
+        shares: (L, R) how many of them in every resampling of pictures of both kinds, so that thresholds vary, too.
+        area: under the ROC curve.
+        areas: (R,) that of every resampling.
+    """
+
+    scores: Scores
+    hits: NDArray[np.bool_]
+    shares: Array
+    area: float
+    areas: Array
+
+
+def outcome(s: Scores) -> Outcome:
+    """Rates at empirical thresholds, and the ROC curve's area."""
+    n, m = len(s.own), len(s.null)
+    limits = thresholds(s.null, LEVELS, np.ones((1, m)))
+    again = thresholds(s.null, LEVELS, s.resampled())
+    shares = np.stack([((s.own <= limit[:, None]) * resampled(n, 0)).sum(1) / n for limit in again])
+    return Outcome(s, s.own <= limits, shares, *area(s))
+
+
+def area(s: Scores) -> tuple[float, Array]:
+    """Area under the ROC curve, and that of every resampling, (R,)."""
+    truth = np.repeat([1, 0], [len(s.own), s.null.size])
+    value = float(roc_auc_score(truth, -np.concatenate([s.own, s.null.ravel()])))
+    ordered = np.sort(s.null, axis=1)
+    below, up_to = (
+        np.stack([np.searchsorted(row, s.own, side=side) for row in ordered]) for side in ("left", "right")
+    )
+    beaten = 1 - (below + up_to) / 2 / s.null.shape[1]  # (m, n)
+    drawn_null, drawn_own = s.resampled(), resampled(len(s.own), 0)
+    won = np.einsum("rm,mn,rn->r", drawn_null, beaten, drawn_own, optimize=True)
+    return value, won / (drawn_null.sum(1) * len(s.own))
+
+
+def curve(s: Scores, points: int = 60) -> dict[str, list[float]]:
+    """The ROC curve at rates of false positives that are spread evenly over decades."""
+    truth = np.repeat([1, 0], [len(s.own), s.null.size])
+    false, true, _ = roc_curve(truth, -np.concatenate([s.own, s.null.ravel()]))
+    at = np.geomspace(10 / s.null.size, 1, points)
+    return {"false": tidy(at), "true": tidy(true[np.searchsorted(false, at, side="right") - 1])}
+
+
+def measure(found: Outcome, nominal: bool) -> dict[str, Any]:
+    """Everything that a table shows.
+
+    - ``at p``: where the score is a p, the share found at a level that p states, with Clopper–Pearson intervals,
+      and the share of false positives there, averaged over keys, with an interval over pictures.
+    - ``at rate``: the share found at the threshold that so many of the other pictures pass, over all keys. The
+      interval is the wider, at either end, of Clopper–Pearson's and of a bootstrap of both kinds of pictures. None
+      where there are too few pairs.
+    - ``area``: under the ROC curve, bootstrap; says nothing of its error where it is 1.
+    """
+    s = found.scores
+    out: dict[str, Any] = {"at rate": {}}
+    for i, level in enumerate(LEVELS):
+        exact = rate(int(found.hits[i].sum()), len(s.own))
+        low, high = np.quantile(found.shares[i], (0.025, 0.975))
+        wide = [min(low, exact["ci95"][0]), max(high, exact["ci95"][1])]
+        enough = s.null.size * level >= 1
+        out["at rate"][f"{level:g}"] = exact | {"ci95": tidy(wide)} if enough else None
+    out["area"] = {"value": tidy(found.area), "ci95": tidy(np.quantile(found.areas, (0.025, 0.975)))}
+    if nominal:
+        out["at p"] = {}
+        for level in (*LEVELS, VERDICT):
+            mean, both, _ = interval((s.null <= level).mean(1)[:, None], s.units)
+            false = {"rate": tidy(mean[0]), "ci95": tidy(both[:, 0])}
+            out["at p"][f"{level:g}"] = rate(int((s.own <= level).sum()), len(s.own)) | {"false": false}
+        out["median p"] = tidy(np.median(s.own))
+    return out
+
+
+def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, Any]:
+    """How many pictures (n,) only one of two finds, and McNemar's exact p."""
+    one, other = int((first & ~second).sum()), int((second & ~first).sum())
+    p = stats.binomtest(one, one + other).pvalue if one + other else 1.0
+    return {"first only": one, "second only": other, "McNemar p": tidy(p)}
+
+
+def difference(first: Array, second: Array, value: float) -> dict[str, Any]:
+    """A difference of two rates with its interval and two-sided p, from resamplings (R,) of the same pictures."""
+    gap = first - second
+    tail = (1 + min(int((gap <= 0).sum()), int((gap >= 0).sum()))) / (len(gap) + 1)
+    return {
+        "difference": tidy(value),
+        "ci95": tidy(np.quantile(gap, (0.025, 0.975))),
+        "p": tidy(min(1.0, 2 * tail)),
+    }

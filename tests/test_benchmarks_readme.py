@@ -1,0 +1,65 @@
+"""The tables in the README are made of the result files."""
+
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import readme, verdicts
+from benchmarks.record import RESULTS
+
+
+@pytest.fixture
+def place(tmp_path):
+    shutil.copy(RESULTS / "verdicts.json", tmp_path)
+    return tmp_path
+
+
+def run(place, *options):
+    arguments = ["--readme", str(place / "README.md"), "--results", str(place), *options]
+    return CliRunner().invoke(readme.main, arguments, catch_exceptions=False)
+
+
+def test_tables_are_written_between_their_markers_and_nowhere_else(place):
+    file = place / "README.md"
+    file.write_text(
+        "# Title\n\n<!-- verdicts -->\nold\n<!-- /verdicts -->\n\n<!-- a remark -->\nThe end\n", "utf-8"
+    )
+    assert run(place, "--check").exit_code == 1
+    assert "old" in file.read_text("utf-8")
+    assert run(place).exit_code == 0
+    table = verdicts.readme_table(json.loads((place / "verdicts.json").read_text("utf-8")))
+    expected = f"# Title\n\n<!-- verdicts -->\n\n{table}\n\n<!-- /verdicts -->\n\n<!-- a remark -->\nThe end\n"
+    assert file.read_text("utf-8") == expected
+    assert run(place, "--check").exit_code == 0
+    result = json.loads((place / "verdicts.json").read_text("utf-8"))
+    name = next(iter(result["marked"]))
+    result["marked"][name]["rho mean"] = 0.123
+    (place / "verdicts.json").write_text(json.dumps(result), "utf-8")
+    assert run(place, "--check").exit_code == 1
+    assert run(place).exit_code == 0
+    assert "0.12" in file.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("nothing\n", "no markers"),
+        ("<!-- verdicts -->\n", "<!-- verdicts --> has no partner"),
+        ("<!-- /verdicts -->\n", "<!-- /verdicts --> has no partner"),
+        ("<!-- verdicts -->\n<!-- /attacks -->\n", "<!-- verdicts --> has no partner"),
+        ("<!-- verdicts -->\n<!-- /verdicts -->\n<!-- verdicts -->\n", "has no partner"),
+        ("<!-- nonsense -->\n<!-- /nonsense -->\n", "no nonsense.json"),
+        ("<!-- strange -->\n<!-- /strange -->\n", "benchmarks.strange"),
+        ("<!-- attacks -->\n<!-- /attacks -->\n", "readme_table"),
+    ],
+)
+def test_what_cannot_be_made_is_named_and_nothing_is_written(place, text, reason):
+    (place / "strange.json").write_text("{}")
+    (place / "attacks.json").write_text("{}")
+    (place / "README.md").write_text(text, "utf-8")
+    done = run(place)
+    assert done.exit_code == 2
+    assert reason in done.output
+    assert (place / "README.md").read_text("utf-8") == text

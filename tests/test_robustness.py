@@ -1,0 +1,225 @@
+"""What the benchmarks of robustness, detection and peers measure with."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from benchmarks import (
+    detection,
+    detection_report,
+    peers,
+    peers_report,
+    robustness,
+    robustness_noise,
+    robustness_report,
+)
+from benchmarks import robustness_pictures as pictures
+from benchmarks import scores as scoring
+from benchmarks.model_attacks import MODEL_ATTACKS
+from watermark.detection import detect
+from watermark.foreign import detect_array
+from watermark.search import plain_transforms, views
+
+SHAPE = (4, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def white():
+    return np.random.default_rng(4).standard_normal((6, *SHAPE))
+
+
+def normal(shift, n=200, m=100, keys=50, seed=0):
+    """Scores of marked pictures that are lower than the others' by a shift, in standard deviations."""
+    rng = np.random.default_rng(seed)
+    return scoring.Scores(rng.standard_normal(n) - shift, rng.standard_normal((m, keys)), np.arange(m))
+
+
+def test_pictures_carry_their_keys_and_share_the_rest_of_their_noise(sapling):
+    both = [pictures.initial(sapling, kind, 3).double().numpy() for kind in pictures.MARKS]
+    shared = [pictures.initial(sapling, kind, 3).double().numpy() for kind in pictures.ONE_KEY]
+    plain = pictures.initial(sapling, "unmarked", 3).double().numpy()
+    for (ours, theirs), number in ((both, 3), (shared, pictures.SHARED)):
+        assert detect(ours, pictures.our_key(number)).p_value[0] < 1e-50
+        assert detect_array(theirs, pictures.their_key(number, SHAPE)).p_value[0] < 1e-50
+        np.testing.assert_allclose(ours[0, (1, 2)], theirs[0, (1, 2)], atol=1e-5)
+    assert detect(plain, pictures.our_key(3)).p_value[0] > 1e-3
+    np.testing.assert_allclose(shared[1][0, :3], plain[0, :3], atol=1e-5)
+    assert abs(np.corrcoef(both[1][0, :3].ravel(), plain[0, :3].ravel())[0, 1]) < 0.1
+
+
+def test_scores_are_those_of_the_tests(white):
+    numbers = [pictures.NOBODY, pictures.NOBODY + 1]
+    ours, theirs = pictures.our_key(numbers[1]), pictures.their_key(numbers[1], SHAPE)
+    found = {test: scoring.misfits(test, white, numbers)[:, 1] for test in scoring.TESTS}
+    np.testing.assert_allclose(found["dense"], detect(white, ours).p_value, rtol=1e-9)
+    each = [detect(view, ours).p_value for view in views(white, plain_transforms(SHAPE))]
+    np.testing.assert_allclose(found["dense, searched"], np.minimum(1, 8 * np.min(each, axis=0)), rtol=1e-9)
+    np.testing.assert_allclose(found["tree-ring, angle"], detect_array(white, theirs).p_value, rtol=1e-9)
+    seen, target = np.fft.fft2(white)[:, theirs.mask], theirs.values[theirs.mask]
+    np.testing.assert_allclose(found["tree-ring, L1"], np.abs(seen - target).mean(1))
+    y, k = (np.concatenate([a.real, a.imag], axis=-1) for a in (seen, target))
+    variance = y.var(1, ddof=1)
+    expected = stats.ncx2.cdf(((y - k) ** 2).sum(1) / variance, y.shape[1], (k**2).sum() / variance)
+    np.testing.assert_allclose(found["tree-ring, chi-square"], expected, rtol=1e-6)
+
+
+def test_every_picture_meets_its_own_key(white):
+    own = [7, 3, 7, 5]
+    s = scoring.scores("dense", white[:4], own, [white[4:], white[:2]], [100, 101, 102])
+    np.testing.assert_allclose(
+        s.own, [detect(white[i : i + 1], pictures.our_key(own[i])).p_value[0] for i in range(4)]
+    )
+    assert s.null.shape == (4, 3)
+    assert s.units.tolist() == [0, 1, 0, 1]
+    drawn = s.resampled()
+    np.testing.assert_array_equal(drawn[:, :2], drawn[:, 2:])
+
+
+def test_thresholds_are_reached_by_the_share_at_most():
+    rng = np.random.default_rng(1)
+    null = np.round(rng.standard_normal((40, 60)), 2)  # with ties
+    weights = rng.multinomial(40, np.full(40, 1 / 40), 5).astype(float)
+    levels = (0.02, 0.005)
+    limits = scoring.thresholds(null, levels, weights)
+    for r, drawn in enumerate(weights):
+        again = np.repeat(null, drawn.astype(int), axis=0).ravel()
+        for level, limit in zip(levels, limits[:, r], strict=True):
+            assert (again <= limit).mean() <= level
+            larger = again[again > limit].min()
+            assert (again <= larger).mean() > level
+    assert scoring.thresholds(null[:1, :5], [0.01], np.ones((1, 1)))[0, 0] == -np.inf
+
+
+def test_rates_and_areas_are_those_of_normal_scores():
+    found = scoring.outcome(normal(1.5, n=2000, m=500, keys=200))
+    for hits, shares, level in zip(found.hits, found.shares, scoring.LEVELS, strict=True):
+        expected = stats.norm.cdf(stats.norm.ppf(level) + 1.5)
+        assert hits.mean() == pytest.approx(expected, abs=4 * (expected / 2000) ** 0.5)
+        assert shares.mean() == pytest.approx(hits.mean(), abs=0.01)
+    assert found.area == pytest.approx(stats.norm.cdf(1.5 / 2**0.5), abs=0.02)
+    s = normal(0.7, n=30, m=8, keys=5)
+    truth = np.repeat([1, 0], [30, 40])
+    assert scoring.outcome(s).area == pytest.approx(roc_auc_score(truth, -np.concatenate([s.own, s.null.ravel()])))
+    points = scoring.curve(s)
+    assert points["true"][-1] == 1
+    assert all(np.diff(points["true"]) >= 0)
+
+
+def test_intervals_of_areas_cover_the_truth_although_pairs_depend():
+    truth, covered = stats.norm.cdf(1 / 3**0.5), 0
+    for seed in range(60):
+        rng = np.random.default_rng([5, seed])
+        pictures_own = rng.standard_normal((40, 1))  # what all keys see of a picture
+        s = scoring.Scores(rng.standard_normal(40) - 1, pictures_own + rng.standard_normal((40, 30)), np.arange(40))
+        low, high = scoring.measure(scoring.outcome(s), nominal=False)["area"]["ci95"]
+        covered += low <= truth <= high
+    assert covered >= 50
+
+
+def test_what_no_picture_shows_is_not_certain():
+    cell = scoring.measure(scoring.outcome(normal(20, n=50)), nominal=True)
+    assert cell["at rate"]["0.001"]["rate"] == 1
+    assert cell["at rate"]["0.001"]["ci95"][0] < 0.95
+    assert cell["at rate"]["0.01"]["trials"] == 50
+    assert scoring.measure(scoring.outcome(normal(1, m=4, keys=10)), nominal=False)["at rate"]["0.001"] is None
+
+
+def test_p_of_ours_is_nominal_in_what_does_not_carry_the_keys(white):
+    s = scoring.scores("dense", white[:1], [0], [white], range(pictures.NOBODY, pictures.NOBODY + 2000))
+    assert (s.null <= 0.01).mean() == pytest.approx(0.01, abs=4 * (0.01 / s.null.size) ** 0.5)
+
+
+def test_pairs_and_differences_know_their_sign():
+    first, second = np.arange(20) < 12, np.arange(20) < 2
+    assert scoring.paired(first, second) == {
+        "first only": 10,
+        "second only": 0,
+        "McNemar p": pytest.approx(2**-9, rel=1e-3),
+    }
+    better, worse = scoring.outcome(normal(2)), scoring.outcome(normal(1))
+    gap = scoring.difference(better.shares[0], worse.shares[0], float(better.hits[0].mean() - worse.hits[0].mean()))
+    assert gap["ci95"][0] > 0
+    assert gap["difference"] > 0.1
+    assert gap["p"] < 0.01
+    assert scoring.difference(worse.shares[0], worse.shares[0], 0.0)["p"] == 1
+
+
+def test_who_averages_does_not_see_what_is_attacked(sapling, monkeypatch):
+    seen = (
+        torch.linspace(-0.5, 0.5, 4 * 3 * 16).reshape(4, 3, 4, 4).repeat_interleave(4, -1).repeat_interleave(4, -2)
+    )
+    images = {
+        "unmarked": robustness_noise.to_images(seen),
+        "dense, one key": robustness_noise.to_images(seen.flip(0) + 0.25),
+    }
+    found = robustness_noise.averaged(sapling, images, "dense, one key", "averaging, pixels")
+    marked, unmarked, out = (
+        robustness_noise.as_pixels(a) for a in (images["dense, one key"], images["unmarked"], found)
+    )
+    expected = marked[2] - (marked[[1, 3]].mean(0) - unmarked[0])
+    torch.testing.assert_close(out[2], expected.clamp(-1, 1), rtol=0, atol=0.01)
+    forged = robustness_noise.as_pixels(
+        robustness_noise.averaged(sapling, images, "dense, one key", "forgery, pixels")
+    )
+    expected = unmarked[2] + (marked[[1, 3]].mean(0) - unmarked[0])
+    torch.testing.assert_close(forged[2], expected.clamp(-1, 1), rtol=0, atol=0.01)
+
+
+def test_every_condition_is_an_attack_that_exists():
+    known = {
+        "clean",
+        *robustness_noise.ATTACKS,
+        *MODEL_ATTACKS,
+        *robustness_noise.REMOVAL,
+        *robustness_noise.FORGERY,
+    }
+    assert set(robustness.FULL.conditions) <= known
+    assert len(set(robustness.FULL.conditions)) == len(robustness.FULL.conditions) > 30
+    assert set(robustness_report.PUBLISHED) <= set(robustness.FULL.conditions)
+    assert robustness.FULL.pictures >= 100
+
+
+def test_quick_runs_share_noise_resume_and_report(tmp_path, monkeypatch):
+    def run(benchmark, report):
+        name = benchmark.__name__.rsplit(".", 1)[-1]
+        arguments = ["--quick", "--dtype", "fp32", "-o", str(tmp_path)]
+        done = CliRunner().invoke(benchmark.main, arguments, catch_exceptions=False)
+        assert done.exit_code == 0
+        result = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+        assert report.readme_table(result) in done.output
+        assert (tmp_path / f"{name}.png").exists()
+        assert result["environment"]["torch"] == torch.__version__
+        return result
+
+    monkeypatch.setattr(
+        robustness, "QUICK", few := replace(robustness.QUICK, steps=2, decoder_steps=1, published_steps=1)
+    )
+    monkeypatch.setattr(detection, "QUICK", few)
+    monkeypatch.setattr(peers, "QUICK", few)
+    first = run(robustness, robustness_report)
+    for recovery in robustness.RECOVERIES:
+        cell = first["cells"]["JPEG 25"][recovery]["dense"]["at p"]["0.001"]
+        assert (cell["hits"], cell["trials"]) == (2, 2)
+        assert first["forgeries"]["forgery from pairs, latents"][recovery]["dense"]["0.01"]["trials"] == 2
+    both = run(detection, detection_report)
+    assert both["cells"]["encoder"]["dense"]["area"]["value"] > 0.99
+    assert set(both["curves"]) == set(detection.RECOVERIES)
+    with np.load(tmp_path / "detection.npz") as new:
+        assert set(new) == {"settings", *(f"{k} | clean | {robustness_noise.PUBLISHED}" for k in pictures.KINDS)}
+
+    def never(*_):
+        raise AssertionError("this noise is there")
+
+    monkeypatch.setattr(robustness_noise, "recover", never)
+    monkeypatch.setattr(robustness_noise, "pictures", never)
+    assert run(robustness, robustness_report) == first
+    rules = run(peers, peers_report)
+    assert set(rules["power"]["rules"]) == {f"{t} | {r}" for t in peers.TESTS for r in peers.RECOVERIES}
+    assert len(rules["power"]["pairs"]) == len(peers.PAIRS)
+    assert "tree-ring, L1 | encoder | L1 ≤ 50 · 32/64" in rules["rules"]
