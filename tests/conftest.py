@@ -4,9 +4,11 @@ import os
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # tests run beside each other; threads of small networks wait for each other
+)
 
 import pytest
-import torch
 
 from inversion import LatentDiffusionModel
 from watermark import RingKey
@@ -22,7 +24,6 @@ PROMPTS = [
 
 @pytest.fixture(scope="session")
 def sapling():
-    torch.set_num_threads(2)
     return LatentDiffusionModel.load("sapling")
 
 
@@ -49,12 +50,3 @@ def folder(tmp_path_factory, marked, unmarked):
         for i, image in enumerate(images):
             image.save(path / f"{name}-{i}.png")
     return path
-
-
-@pytest.fixture
-def one_thread():
-    """For tiny networks, in which threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

@@ -43,9 +43,6 @@ SIZES = {  # channels, factor, frame_factor
 every = pytest.mark.parametrize(("name", "build"), tiny.ALL, ids=[name for name, _ in tiny.ALL])
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def column(values):
     return torch.tensor(values).view(1, -1, 1, 1, 1)
 

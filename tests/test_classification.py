@@ -133,7 +133,7 @@ def test_methods_are_compared_on_the_same_pictures_and_reported(sets, tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
-def test_latents_are_kept_and_only_the_missing_ones_made(sapling, one_thread, sets, tmp_path, monkeypatch):
+def test_latents_are_kept_and_only_the_missing_ones_made(sapling, sets, tmp_path, monkeypatch):
     monkeypatch.setattr(classification_latents, "METHODS", {"encoder": "encoder", "gradient": "gradient"})
     monkeypatch.setattr(classification_latents, "BATCH", 1)
     models, run = Models(sapling, sapling), Run(most=1, iterations=1, steps=2, inversion_steps=2)
@@ -166,7 +166,7 @@ def test_latents_are_kept_and_only_the_missing_ones_made(sapling, one_thread, se
     assert made[-1] == range(1)
 
 
-def test_noise_is_recovered_with_the_prompt_of_each_picture(sapling, one_thread):
+def test_noise_is_recovered_with_the_prompt_of_each_picture(sapling):
     own = KeySet(NONE, (), 2, 0)
     told, run = ["a rose", "a tiger"], Run(most=2, iterations=1, steps=2, inversion_steps=2)
     z = classification_latents.generated(sapling, own, told, 16, range(2))
@@ -183,7 +183,7 @@ def test_noise_is_recovered_with_the_prompt_of_each_picture(sapling, one_thread)
 
 
 @pytest.mark.slow
-def test_quick_run(tmp_path, one_thread):
+def test_quick_run(tmp_path):
     done = CliRunner().invoke(classification.main, ["--quick", "-o", str(tmp_path)], catch_exceptions=False)
     assert done.exit_code == 0
     result = json.loads((tmp_path / "classification.json").read_text(encoding="utf-8"))

@@ -25,9 +25,6 @@ STEPS = 5
 every = pytest.mark.parametrize("name", tiny.ALL)
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(autouse=True)
 def no_noise_on_the_picture(monkeypatch):
     """SVD adds noise to the picture that it starts from, the only thing that it draws if it is given latents."""

@@ -116,7 +116,7 @@ def session(leader):
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
-def test_signals_end_the_command_with_its_workers_and_keep_what_is_done(pictures, tmp_path, one_thread):
+def test_signals_end_the_command_with_its_workers_and_keep_what_is_done(pictures, tmp_path):
     report = tmp_path / "report.jsonl"
     command = [*TREERING, "verify", str(pictures), "--recursive", *ALWAYS, "-o", str(report), "--resume"]
     done = 0

@@ -116,7 +116,7 @@ def test_a_trace_in_the_corners_is_told_from_one_elsewhere():
     assert traces["middle"]["chance"]["ratio"] == pytest.approx(1, abs=0.2)
 
 
-def test_run_resumes_and_reports(one_thread, tmp_path, monkeypatch):
+def test_run_resumes_and_reports(tmp_path, monkeypatch):
     few = (UNMARKED, OTHERS, CONTROL, "rings")
     assert set(few) <= set(GROUPS)
     monkeypatch.setattr(quality, "GROUPS", few)
@@ -137,7 +137,7 @@ def test_run_resumes_and_reports(one_thread, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "quality.json").read_text(encoding="utf-8"))["groups"] == result["groups"]
 
 
-def test_what_the_networks_see(sapling, one_thread):
+def test_what_the_networks_see(sapling):
     networks = quality_pictures.Networks.load()
     z = quality_pictures.generated(networks, UNMARKED, quality.QUICK, ["a rose"] * 2, range(2))
     seen = quality_pictures.contents(networks, z, range(2))
