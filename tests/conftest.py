@@ -4,9 +4,7 @@ import os
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # tests run beside each other; threads of small networks wait for each other
-)
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run beside each other
 
 import pytest
 
