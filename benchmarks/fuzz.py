@@ -40,13 +40,13 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from watermark import encryption
-from watermark.content import CODES
-from watermark.decoding import read_fitted
-from watermark.encryption import Passphrase
-from watermark.entries import Entry, KeyStoreError
-from watermark.keyfile import read_key_file, write_key_file
 from watermark.keys import Pattern, RingKey
+from watermark.keystore import encryption
+from watermark.keystore.encryption import Passphrase
+from watermark.keystore.entries import Entry, KeyStoreError
+from watermark.keystore.keyfile import read_key_file, write_key_file
+from watermark.reading.content import CODES
+from watermark.reading.decoding import read_fitted
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SEED = 20

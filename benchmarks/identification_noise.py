@@ -19,9 +19,9 @@ from benchmarks.identification_keys import KINDS, OURS, our_key, their_key
 from inversion import LatentDiffusionModel, sample
 from inversion.model import data_folder
 from watermark.features import Array
-from watermark.fitting import as_tensor, fit
 from watermark.generate import initial_noise, to_images
-from watermark.images import from_image
+from watermark.reading.fitting import as_tensor, fit
+from watermark.reading.images import from_image
 from watermark.verify import Verifier
 
 CONDITIONS = ("clean", *SIX, "crop of the width", "rotation 77.5°", "crop 0.775", "blur 8")

@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from inversion import LatentDiffusionModel, sample
 from inversion.model import data_folder
-from watermark.fitting import why_inconclusive
 from watermark.generate import initial_noise, to_images
-from watermark.images import from_image
 from watermark.keys import Pattern, RingKey
+from watermark.reading.fitting import why_inconclusive
+from watermark.reading.images import from_image
 
 FAMILIES = ("unmarked", "another key", "photographs", "synthetic")
 OWN = ("dense", "rings")

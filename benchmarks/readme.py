@@ -1,10 +1,11 @@
-"""Puts the tables of the benchmarks into the README, so that no number in them is typed by hand.
+"""Puts the tables of the benchmarks into ``README.md`` and ``benchmarks/README.md``: none is typed by hand.
 
-    python -m benchmarks.readme            writes the README
+    python -m benchmarks.readme            writes both
     python -m benchmarks.readme --check    changes nothing; exits with 1 if it would
 
 Between ``<!-- verdicts -->`` and ``<!-- /verdicts -->``, each in a line of its own, goes the table that
-``benchmarks.verdicts.readme_table`` makes of ``results/verdicts.json``; likewise for every other benchmark.
+``benchmarks.verdicts.readme_table`` makes of ``results/verdicts.json``; likewise for every other benchmark. Between
+``<!-- calibration.power_table -->`` and its end goes what ``benchmarks.calibration_report.power_table`` makes.
 """
 
 from __future__ import annotations
@@ -19,33 +20,35 @@ import click
 
 from benchmarks.record import RESULTS
 
-README = RESULTS.parents[1] / "README.md"
-MARKER = re.compile(r"^<!-- (/?)(\w+) -->$", re.MULTILINE)
+DOCUMENTS = (RESULTS.parents[1] / "README.md", RESULTS.parent / "README.md")
+MARKER = re.compile(r"^<!-- (/?)([\w.]+) -->$", re.MULTILINE)
 
 
 class ReadmeError(ValueError):
-    """A README or a result that the tables cannot be made from."""
+    """A document or a result that the tables cannot be made from."""
 
 
-def table(name: str, results: Path) -> str:
-    """The table of a benchmark from its result file.
+def table(marker: str, results: Path) -> str:
+    """The table of a benchmark from its result file; of several tables the one that the marker names.
 
     Raises:
-        ReadmeError: if there is no such benchmark or no result of it.
+        ReadmeError: if there is no such benchmark, no such table, or no result.
     """
+    name, _, which = marker.partition(".")
     file = results / f"{name}.json"
     if not file.is_file():
-        raise ReadmeError(f"<!-- {name} -->: there is no {file.name}; run python -m benchmarks.{name}")
+        raise ReadmeError(f"<!-- {marker} -->: there is no {file.name}; run python -m benchmarks.{name}")
     try:
-        make = importlib.import_module(f"benchmarks.{name}").readme_table
+        module = importlib.import_module(f"benchmarks.{name}_report" if which else f"benchmarks.{name}")
+        make = getattr(module, which or "readme_table")
     except (ModuleNotFoundError, AttributeError) as error:
-        raise ReadmeError(f"<!-- {name} -->: {error}") from error
+        raise ReadmeError(f"<!-- {marker} -->: {error}") from error
     made: str = make(json.loads(file.read_text(encoding="utf-8")))
     return made
 
 
 def with_tables(text: str, results: Path) -> str:
-    """A README with every table between markers made anew, and nothing else changed.
+    """A document with every table between markers made anew, and nothing else changed.
 
     Raises:
         ReadmeError: also if a marker has no partner, or there are none.
@@ -63,24 +66,35 @@ def with_tables(text: str, results: Path) -> str:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--check", is_flag=True, help="Change nothing; exit with 1 if the README is not up to date.")
-@click.option("--readme", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=README)
+@click.option("--check", is_flag=True, help="Change nothing; exit with 1 if a table is not up to date.")
+@click.option(
+    "--document",
+    "documents",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    default=DOCUMENTS,
+    help="Markdown to put them into; may be repeated.  [default: the project's own]",
+)
 @click.option("--results", type=click.Path(exists=True, file_okay=False, path_type=Path), default=RESULTS)
-def main(check: bool, readme: Path, results: Path) -> None:
-    """Put the tables of the benchmarks into the README."""
-    before = readme.read_text(encoding="utf-8")
-    try:
-        after = with_tables(before, results)
-    except ReadmeError as error:
-        raise click.UsageError(f"{readme.name}: {error}") from error
-    if after == before:
-        click.echo(f"{readme.name} is up to date")
-        return
-    if check:
-        click.echo(f"{readme.name} is not up to date: run python -m benchmarks.readme")
+def main(check: bool, documents: tuple[Path, ...], results: Path) -> None:
+    """Put the tables of the benchmarks into the documents that show them."""
+    stale = False
+    for document in documents:
+        before = document.read_text(encoding="utf-8")
+        try:
+            after = with_tables(before, results)
+        except ReadmeError as error:
+            raise click.UsageError(f"{document}: {error}") from error
+        if after == before:
+            click.echo(f"{document} is up to date")
+        elif check:
+            click.echo(f"{document} is not up to date: run python -m benchmarks.readme")
+            stale = True
+        else:
+            document.write_text(after, encoding="utf-8")
+            click.echo(f"wrote {document}")
+    if stale:
         sys.exit(1)
-    readme.write_text(after, encoding="utf-8")
-    click.echo(f"wrote {readme.name}")
 
 
 if __name__ == "__main__":

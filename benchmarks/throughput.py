@@ -37,14 +37,14 @@ from benchmarks.record import RESULTS, write
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion
 from inversion.model import data_folder
 from watermark.batch import verify_files
-from watermark.configuration import configuration
-from watermark.decoding import Decoded, read_fitted
 from watermark.family import Family
-from watermark.fitting import as_tensor, fit
 from watermark.generate import generate
-from watermark.images import read_bytes, read_picture
-from watermark.journal import Journal
 from watermark.keys import RingKey
+from watermark.reading.decoding import Decoded, read_fitted
+from watermark.reading.fitting import as_tensor, fit
+from watermark.reading.images import read_bytes, read_picture
+from watermark.reports.configuration import configuration
+from watermark.reports.journal import Journal
 from watermark.search import plain_transforms
 from watermark.verdict import NOT_DETECTED, Verdict
 from watermark.verify import Verifier

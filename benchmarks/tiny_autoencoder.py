@@ -21,9 +21,9 @@ from inversion import Autoencoder, LatentDiffusionModel
 from inversion.autoencoder import from_diffusers
 from inversion.model import data_folder
 from watermark.demo import photographs
-from watermark.fitting import as_tensor, fit
 from watermark.generate import generate
-from watermark.images import from_image
+from watermark.reading.fitting import as_tensor, fit
+from watermark.reading.images import from_image
 
 FOLDER = Path(__file__).resolve().parent / "tiny_autoencoder"
 

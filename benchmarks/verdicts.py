@@ -31,10 +31,10 @@ from inversion import LatentDiffusionModel
 from inversion.model import data_folder
 from watermark.demo import jpeg, photographs
 from watermark.features import key_vector, noise_vector
-from watermark.fitting import as_tensor, fit
 from watermark.generate import generate
-from watermark.images import from_image
 from watermark.keys import Pattern, RingKey
+from watermark.reading.fitting import as_tensor, fit
+from watermark.reading.images import from_image
 from watermark.rings import rings_for
 from watermark.verify import Verifier
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from watermark.batch import verify_files
-from watermark.images import ImageError, read_bytes
 from watermark.inputs import names_in
+from watermark.reading.images import ImageError, read_bytes
 from watermark.verdict import INCONCLUSIVE, KEY_BASED, NOT_DETECTED, UNREADABLE, WATERMARKED, Verdict
 
 CONFIGURATION = "0123456789abcdef" + 12 * "7f"

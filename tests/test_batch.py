@@ -12,9 +12,9 @@ from inversion.fingerprint import fingerprint
 from tests.quick_verifier import CONFIGURATION, QuickVerifier, run
 from watermark import Pattern, RingKey, Verifier
 from watermark.batch import check_report, journal_of, rounded, verdict_of
-from watermark.configuration import agree, configuration
 from watermark.foreign import tree_ring_key
-from watermark.journal import aside_of
+from watermark.reports.configuration import agree, configuration
+from watermark.reports.journal import aside_of
 from watermark.search import Transform
 from watermark.verdict import INCONCLUSIVE, NOT_DETECTED, UNREADABLE, WATERMARKED, Verdict
 
@@ -331,7 +331,7 @@ def test_a_configuration_tells_models_apart_but_not_their_rounding(sapling, alic
 
 
 def test_asdict_has_every_column_of_parquet():
-    from watermark.parquet import COLUMNS, COUNTS, LISTS, NUMBERS
+    from watermark.reports.parquet import COLUMNS, COUNTS, LISTS, NUMBERS
 
     assert set(NUMBERS) | set(COUNTS) | set(LISTS) <= set(COLUMNS)
     assert list(asdict(Verdict("a", WATERMARKED))) == list(COLUMNS[:-1])

@@ -17,7 +17,7 @@ def place(tmp_path):
 
 
 def run(place, *options):
-    arguments = ["--readme", str(place / "README.md"), "--results", str(place), *options]
+    arguments = ["--document", str(place / "README.md"), "--results", str(place), *options]
     return CliRunner().invoke(readme.main, arguments, catch_exceptions=False)
 
 

@@ -18,9 +18,10 @@ import click
 import numpy as np
 import pytest
 
-from watermark import KeyStore, encryption
+from watermark import KeyStore
 from watermark.calibration import Calibration
 from watermark.cli import cli, main
+from watermark.keystore import encryption
 
 WORDS, OTHER_WORDS = "correct horse", "battery staple"
 
@@ -180,7 +181,7 @@ def test_a_report_of_folders_lists_and_patterns(workplace, folder, capsys, monke
 
 
 def test_what_does_not_go_together_is_refused_before_anything_is_loaded(workplace, capsys, monkeypatch):
-    monkeypatch.setattr("watermark.cli_verify.load_model", lambda **_: 1 / 0)
+    monkeypatch.setattr("watermark.commands.verify.load_model", lambda **_: 1 / 0)
     (workplace / "empty").mkdir()
     for words, message in (
         ("", "give images, folders with --recursive, or --from-file LIST"),
@@ -227,7 +228,7 @@ def test_a_report_in_a_closed_folder_is_trouble(workplace, capsys):
 
 
 def test_a_locked_key_store_is_trouble_and_leaves_the_report_alone(workplace, capsys, monkeypatch):
-    monkeypatch.setattr("watermark.database.PATIENCE", 0.1)
+    monkeypatch.setattr("watermark.keystore.database.PATIENCE", 0.1)
     (workplace / "r.jsonl").write_bytes(b"")
     with closing(sqlite3.connect(workplace / "keys.db")) as db:
         db.execute("BEGIN EXCLUSIVE")
@@ -318,7 +319,7 @@ def test_usage_errors_exit_with_2(capsys):
 
 
 def test_a_bug_is_trouble_and_not_a_verdict(monkeypatch, capsys):
-    monkeypatch.setattr("watermark.keystore.KeyStore.list", lambda self: 1 / 0)
+    monkeypatch.setattr("watermark.keystore.store.KeyStore.list", lambda self: 1 / 0)
     assert main(["key", "list"]) == 2
     assert "this is a bug" in capsys.readouterr().err
 

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 from tests.test_cli import OTHER_WORDS, WORDS, run
-from watermark import KeyStore, Pattern, cli_keys, cli_options, encryption, keys
+from watermark import KeyStore, Pattern, keys
+from watermark.commands import keys as key_commands
+from watermark.commands import options
+from watermark.keystore import encryption
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ def told(capsys):
 
 
 def test_patterns_from_the_command_line(desk, capsys):
-    assert cli_keys.KINDS == keys.KINDS
+    assert key_commands.KINDS == keys.KINDS
     assert run("treering key create a") == 0
     assert run("treering key create b --kind levels --channels '3, 0' --inner 2 --outer 9 --model 'sd 1.5'") == 0
     store = KeyStore(desk / "keys.db")
@@ -116,13 +119,13 @@ def test_revoking_from_the_command_line(desk, capsys):
     store = KeyStore(desk / "keys.db")
     assert store.entry("alice").revoked == revoked
     store.create("bob", model="sapling")
-    with pytest.raises(cli_options.Trouble, match="'alice' is revoked since"):
-        cli_options.marking_key(store, "alice", "sapling")
-    assert cli_options.marking_key(store, "bob", "sapling") == store.get("bob")
-    with pytest.raises(cli_options.Trouble, match="'bob' is meant for the model 'sapling', not 'other'"):
-        cli_options.marking_key(store, "bob", "other")
+    with pytest.raises(options.Trouble, match="'alice' is revoked since"):
+        options.marking_key(store, "alice", "sapling")
+    assert options.marking_key(store, "bob", "sapling") == store.get("bob")
+    with pytest.raises(options.Trouble, match="'bob' is meant for the model 'sapling', not 'other'"):
+        options.marking_key(store, "bob", "other")
     told(capsys)
-    cli_options.warn_of_revoked(store, ["alice", "bob"])
+    options.warn_of_revoked(store, ["alice", "bob"])
     assert capsys.readouterr().err == f"treering: warning: the key 'alice' is revoked since {revoked}\n"
 
 

@@ -23,8 +23,8 @@ def problem(dtype=torch.float64):
 
 
 def sapling_pictures(images):
-    from watermark.fitting import as_tensor, fit
-    from watermark.images import from_image
+    from watermark.reading.fitting import as_tensor, fit
+    from watermark.reading.images import from_image
 
     return as_tensor([fit(from_image(image), (128, 128))[0] for image in images])
 

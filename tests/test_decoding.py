@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.hostile_files import END, PIXELS, chunk, encoded, header
-from watermark.decoding import AHEAD, Decoded, _decoded, decoded
+from watermark.reading.decoding import AHEAD, Decoded, _decoded, decoded
 
 SIZE = (32, 32)
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,7 +107,7 @@ def test_a_crash_of_each_image_is_told_from_its_neighbours():
 def test_workers_are_light_and_where_the_program_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert reasons(["where"]) == {"where": f"{tmp_path} False"}
-    program = "import watermark.decoding, sys; assert 'torch' not in sys.modules"
+    program = "import watermark.reading.decoding, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
@@ -207,7 +207,7 @@ def test_wrong_arguments_are_refused_at_once(wrong, message):
 
 PROGRAM = """
 import sys
-from watermark.decoding import decoded, _decoded
+from watermark.reading.decoding import decoded, _decoded
 from tests.test_decoding import misbehaves
 print("started", flush=True)
 found = _decoded([*["good"] * 3, *[sys.argv[2]] * 20], (32, 32), misbehaves, 2, float(sys.argv[3]), 2**30)

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from tests.hostile_files import PIXELS, SIZE, encoded, hostile_files, sound, special_files
-from watermark.content import ImageError
-from watermark.decoding import decoded
-from watermark.images import MAX_BYTES, read_picture
+from watermark.reading.content import ImageError
+from watermark.reading.decoding import decoded
+from watermark.reading.images import MAX_BYTES, read_picture
 
 
 @pytest.fixture(scope="module")

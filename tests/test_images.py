@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from watermark import images
-from watermark.content import ImageError
-from watermark.fitting import as_tensor, fit, variance, why_inconclusive
-from watermark.images import Picture, from_image, read_picture, to_8_bits
+from watermark.reading import images
+from watermark.reading.content import ImageError
+from watermark.reading.fitting import as_tensor, fit, variance, why_inconclusive
+from watermark.reading.images import Picture, from_image, read_picture, to_8_bits
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)

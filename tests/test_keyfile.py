@@ -5,9 +5,10 @@ import stat
 
 import pytest
 
-from watermark import KeyStore, Pattern, RingKey, encryption, keyfile
-from watermark.entries import Entry
-from watermark.keystore import KeyStoreError
+from watermark import KeyStore, Pattern, RingKey
+from watermark.keystore import encryption, keyfile
+from watermark.keystore.entries import Entry
+from watermark.keystore.store import KeyStoreError
 
 WORDS, OTHER_WORDS = "correct horse", "battery staple"
 PATTERN = Pattern("levels", (0, 3), 2, 9)

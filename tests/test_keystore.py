@@ -15,9 +15,10 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from watermark import KeyStore, Pattern, RingKey, encryption
-from watermark.entries import Entry
-from watermark.keystore import KeyStoreError
+from watermark import KeyStore, Pattern, RingKey
+from watermark.keystore import encryption
+from watermark.keystore.entries import Entry
+from watermark.keystore.store import KeyStoreError
 
 WORDS, OTHER_WORDS = "correct horse", "battery staple"
 PATTERNS = (
@@ -565,7 +566,8 @@ def test_a_change_of_passphrase_that_is_killed_changes_nothing(store):
     store.encrypt("0")
     script = """
 import sys
-from watermark import KeyStore, encryption
+from watermark import KeyStore
+from watermark.keystore import encryption
 encryption.COST = 2
 store = KeyStore(sys.argv[1], sys.argv[2])
 for i in range(int(sys.argv[2]) + 1, 100000):

@@ -2,8 +2,8 @@
 
 import io
 
-from watermark.report import Rows, evidence_text, number_text, verdict_table
-from watermark.tally import Tally, duration
+from watermark.reports.tables import Rows, evidence_text, number_text, verdict_table
+from watermark.reports.tally import Tally, duration
 from watermark.verdict import (
     INCONCLUSIVE,
     KEY_BASED,

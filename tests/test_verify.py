@@ -12,9 +12,9 @@ from inversion import LatentDiffusionModel
 from watermark import Pattern, RingKey, Verifier, detect, watermarked_noise
 from watermark.batch import OF_NOISE, rounded
 from watermark.demo import jpeg, photographs
-from watermark.fitting import as_tensor, fit
 from watermark.generate import file_name, generate
-from watermark.images import from_image
+from watermark.reading.fitting import as_tensor, fit
+from watermark.reading.images import from_image
 from watermark.search import Transform, transforms_of, undo
 from watermark.verdict import INCONCLUSIVE, NOT_DETECTED, UNREADABLE, WATERMARKED
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from watermark.calibration import Calibration
     from watermark.detection import Detection, detect
     from watermark.keys import Pattern, RingKey
-    from watermark.keystore import KeyStore
+    from watermark.keystore.store import KeyStore
     from watermark.noise import watermarked_noise
     from watermark.nulls import calibrate
     from watermark.verdict import Verdict
@@ -32,7 +32,7 @@ __all__ = [
 _HOMES = {
     "Calibration": "calibration",
     "Detection": "detection",
-    "KeyStore": "keystore",
+    "KeyStore": "keystore.store",
     "Pattern": "keys",
     "RingKey": "keys",
     "Verdict": "verdict",

@@ -16,10 +16,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from watermark import parquet
-from watermark.configuration import Configuration
-from watermark.images import ImageError, read_bytes
-from watermark.journal import Journal, Row, aside_of
+from watermark.reading.images import ImageError, read_bytes
+from watermark.reports import parquet
+from watermark.reports.configuration import Configuration
+from watermark.reports.journal import Journal, Row, aside_of
 from watermark.verdict import UNREADABLE, Verdict
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def verify_files(
         verifier: what tests them.
         names: of the files.
         report: a ``.jsonl`` file, or a ``.parquet`` file, beside which a ``.jsonl`` file grows until all is done.
-        made_with: what the verdicts depend on, see :func:`watermark.configuration.configuration`.
+        made_with: what the verdicts depend on, see :func:`watermark.reports.configuration.configuration`.
         resume: go on with a report that is there, which then is that of these names, as if it had been written by
             one run. Each file is read again; what is known of its content is not tested again.
 

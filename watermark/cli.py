@@ -16,9 +16,9 @@ from typing import Any
 
 import click
 
-from watermark.cli_calibrate import calibrate
-from watermark.cli_keys import key
-from watermark.cli_options import (
+from watermark.commands.calibrate import calibrate
+from watermark.commands.keys import key
+from watermark.commands.options import (
     CARRIED,
     NOT_CARRIED,
     TROUBLE,
@@ -35,7 +35,7 @@ from watermark.cli_options import (
     understood,
     write_records,
 )
-from watermark.cli_verify import inspect, verify
+from watermark.commands.verify import inspect, verify
 
 INTERRUPTED = 130
 
@@ -112,15 +112,15 @@ def demo(output: Path, fpr: float) -> int:
     treering demo
     treering demo -o /tmp/demo --fpr 1e-3
     """
-    from watermark import report
     from watermark.demo import run
+    from watermark.reports import tables
 
     quiet_loaders()
     with understood(), progress_bar() as track:
         groups, figure = run(output, fpr=fpr, track=track)
     out = sys.stdout
     for group in groups:
-        report.print_table(report.verdict_table(group.verdicts, title=group.title), out)
+        tables.print_table(tables.verdict_table(group.verdicts, title=group.title), out)
         click.echo()
     for group in groups:
         click.echo(f"{group.title}: {group.found} of {len(group.verdicts)} found")

@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_images
 from inversion import LatentDiffusionModel
 from inversion.model import data_folder
 from watermark.generate import generate
-from watermark.keystore import KeyStore
+from watermark.keystore.store import KeyStore
 from watermark.plots import gallery_figure, save
 from watermark.verdict import WATERMARKED, Verdict
 from watermark.verify import Verifier, with_calibration

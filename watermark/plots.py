@@ -19,7 +19,7 @@ from watermark.effect import marked_noises, marked_rings, shared_part
 from watermark.features import key_spectrum
 from watermark.keys import RingKey
 from watermark.private import write_private
-from watermark.report import p_text, printable
+from watermark.reports.tables import p_text, printable
 from watermark.rings import Rings, rings_for
 from watermark.search import undo
 from watermark.verdict import WATERMARKED, Verdict

@@ -22,13 +22,13 @@ from inversion.diffusion import choose
 from inversion.fingerprint import digest_of, fingerprint
 from inversion.model import sapling_folder
 from watermark.calibration import Calibration, CalibrationError, Settings
-from watermark.decoding import Decoded, decoded
 from watermark.detection import detect
 from watermark.family import Family, Finding
-from watermark.fitting import as_tensor
 from watermark.foreign import ArrayKey
 from watermark.keys import Pattern, RingKey
 from watermark.numbered import confirm
+from watermark.reading.decoding import Decoded, decoded
+from watermark.reading.fitting import as_tensor
 from watermark.search import UNCHANGED, Transform, plain_transforms, undo
 from watermark.verdict import INCONCLUSIVE, WATERMARKED, Verdict
 
@@ -57,8 +57,9 @@ class Verifier:
             counted. See :func:`with_calibration` for that of a model.
         numbers: if a key is found, which of its pictures with these numbers it is, see
             :mod:`watermark.numbered`; empty for pictures whose noise was not numbered.
-        workers: processes that read files while the networks run, see :func:`watermark.decoding.decoded`; with 0
-            the calling process reads them, in turn with the networks and without bounds on time and memory.
+        workers: processes that read files while the networks run, see
+            :func:`watermark.reading.decoding.decoded`; with 0 the calling process reads them, in turn with the
+            networks and without bounds on time and memory.
 
     What an image's batch holds and the number of threads change its noise as much as rounding does: p by less than
     a thousandth of itself for Sapling in fp32.

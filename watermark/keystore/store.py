@@ -1,6 +1,7 @@
 """Named keys on disk: one SQLite file that only its owner may read, encrypted if a passphrase is given.
 
-Secrets leave the store in two ways only: as a :class:`RingKey`, and in a key file, see :mod:`watermark.keyfile`.
+Secrets leave the store in two ways only: as a :class:`RingKey`, and in a key file, see
+:mod:`watermark.keystore.keyfile`.
 
 In an encrypted store every secret is bound to the name, id, date, model and pattern of its key: with others it
 does not open. All that is not secret can be read without the passphrase; label and revocation can also be changed
@@ -11,11 +12,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from watermark.database import is_locked, read_entry, read_key, set_lock, transaction, unlock, write
-from watermark.encryption import Passphrase, Stretch
-from watermark.entries import Entry, KeyStoreError, now
-from watermark.keyfile import read_key_file, write_key_file
 from watermark.keys import Pattern, RingKey
+from watermark.keystore.database import is_locked, read_entry, read_key, set_lock, transaction, unlock, write
+from watermark.keystore.encryption import Passphrase, Stretch
+from watermark.keystore.entries import Entry, KeyStoreError, now
+from watermark.keystore.keyfile import read_key_file, write_key_file
 
 __all__ = ["Entry", "KeyStore", "KeyStoreError"]
 

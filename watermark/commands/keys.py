@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from watermark.cli_effect import effect
-from watermark.cli_foreign import foreign
-from watermark.cli_options import (
+from watermark.commands.effect import effect
+from watermark.commands.foreign import foreign
+from watermark.commands.options import (
     NumberList,
     Trouble,
     given_passphrase,
@@ -26,7 +26,7 @@ from watermark.cli_options import (
 )
 
 if TYPE_CHECKING:
-    from watermark.keystore import Entry
+    from watermark.keystore.store import Entry
 
 FIELDS = ("name", "id", "created", "revoked", "pattern", "model", "label")
 KINDS = ("dense", "rings", "levels", "zeros")
@@ -154,7 +154,7 @@ def list_keys(store: Path, form: str | None) -> None:
     treering key list
     treering key list --json
     """
-    from watermark.keystore import KeyStore
+    from watermark.keystore.store import KeyStore
 
     with understood():
         entries = KeyStore(store).list()
@@ -174,7 +174,7 @@ def show(name: str, store: Path, form: str | None) -> None:
     \b
     treering key show alice
     """
-    from watermark.keystore import KeyStore
+    from watermark.keystore.store import KeyStore
 
     with understood():
         write_entries([KeyStore(store).entry(name)], form)
@@ -224,7 +224,7 @@ def import_key(file: Path, name: str | None, store: Path) -> None:
     treering key import alice.key
     treering key import alice.key --name alice2
     """
-    from watermark.keyfile import is_protected
+    from watermark.keystore.keyfile import is_protected
 
     with understood():
         words = None
@@ -245,7 +245,7 @@ def revoke(name: str, store: Path) -> None:
     \b
     treering key revoke alice
     """
-    from watermark.keystore import KeyStore
+    from watermark.keystore.store import KeyStore
 
     with understood():
         entry = KeyStore(store).revoke(name)
@@ -262,7 +262,7 @@ def delete(name: str, yes: bool, store: Path) -> None:
     \b
     treering key delete alice
     """
-    from watermark.keystore import KeyStore
+    from watermark.keystore.store import KeyStore
 
     with understood():
         KeyStore(store).entry(name)
@@ -288,7 +288,7 @@ def encrypt(store: Path) -> None:
     treering key encrypt
     treering key encrypt --passphrase-file /run/secrets/treering
     """
-    from watermark.keystore import KeyStore
+    from watermark.keystore.store import KeyStore
 
     with understood():
         keys = KeyStore(store)

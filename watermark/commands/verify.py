@@ -11,9 +11,9 @@ from typing import Any, BinaryIO, cast
 
 import click
 
-from watermark.cli_chosen import calibrated, chosen_keys, fits
-from watermark.cli_inspect import inspect
-from watermark.cli_options import (
+from watermark.commands.chosen import calibrated, chosen_keys, fits
+from watermark.commands.inspect import inspect
+from watermark.commands.options import (
     Trouble,
     fpr_option,
     inversion_options,
@@ -24,8 +24,8 @@ from watermark.cli_options import (
     store_option,
     understood,
 )
-from watermark.cli_parameters import Crop, Numbers
-from watermark.cli_verdicts import finish, show, write
+from watermark.commands.parameters import Crop, Numbers
+from watermark.commands.verdicts import finish, show, write
 
 __all__ = ["inspect", "verify"]
 

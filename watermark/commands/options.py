@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from inversion import LatentDiffusionModel
     from watermark.keys import RingKey
-    from watermark.keystore import KeyStore
+    from watermark.keystore.store import KeyStore
 
 CARRIED, NOT_CARRIED, TROUBLE = 0, 1, 2
 FPR = 1e-6
@@ -72,7 +72,7 @@ class Trouble(click.ClickException):
 @contextmanager
 def understood() -> Iterator[None]:
     """Turn the library's own errors into messages."""
-    from watermark.keystore import KeyStoreError
+    from watermark.keystore.store import KeyStoreError
 
     try:
         yield
@@ -173,7 +173,7 @@ def key_store(path: Path) -> KeyStore:
         Trouble: if it is encrypted and there is no passphrase.
         KeyStoreError: if the store cannot be read.
     """
-    from watermark.keystore import KeyStore
+    from watermark.keystore.store import KeyStore
 
     given = given_passphrase()
     if given is None and KeyStore(path).encrypted:
@@ -224,13 +224,13 @@ def warn_of_revoked(store: KeyStore, names: Iterable[str]) -> None:
 
 def write_records(records: Sequence[Any], fields: Sequence[str], form: str | None) -> None:
     """Write dataclasses to stdout as JSON lines, CSV or a table."""
-    from watermark import report
+    from watermark.reports import tables
 
     out = sys.stdout
     if form == "json":
         for record in records:
-            click.echo(report.json_line(record))
+            click.echo(tables.json_line(record))
     elif form == "csv":
-        report.write_csv(records, fields, out)
+        tables.write_csv(records, fields, out)
     else:
-        report.print_table(report.record_table(records, fields), out)
+        tables.print_table(tables.record_table(records, fields), out)

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from watermark.content import BEHIND, MAX_PIECES, Content, ImageError, check_pixels
+from watermark.reading.content import BEHIND, MAX_PIECES, Content, ImageError, check_pixels
 
 MAX_SCANS = 500  # usual are 10
 MAX_WORK = 10**9  # pixels times scans: each scan goes over the whole picture

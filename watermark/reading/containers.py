@@ -13,9 +13,9 @@ import re
 import struct
 from collections.abc import Iterator
 
-from watermark.content import ANIMATED, BEHIND, CUT, MAX_PIECES, Content, ImageError, check_pixels
-from watermark.jpeg import jpeg
-from watermark.png import PNG_START, png
+from watermark.reading.content import ANIMATED, BEHIND, CUT, MAX_PIECES, Content, ImageError, check_pixels
+from watermark.reading.jpeg import jpeg
+from watermark.reading.png import PNG_START, png
 
 
 def content_of(raw: bytes) -> Content:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from watermark.cli_options import NumberList, understood
+from watermark.commands.options import NumberList, understood
 
 if TYPE_CHECKING:
     from watermark.foreign import ArrayKey

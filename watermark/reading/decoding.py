@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from pebble import ProcessExpired, ProcessPool
 from PIL import Image
 
-from watermark.content import ImageError
-from watermark.fitting import fit, why_inconclusive
-from watermark.images import NO_MEMORY, from_image, read_picture
+from watermark.reading.content import ImageError
+from watermark.reading.fitting import fit, why_inconclusive
+from watermark.reading.images import NO_MEMORY, from_image, read_picture
 from watermark.verdict import INCONCLUSIVE, UNREADABLE
 
 if sys.platform == "win32":
@@ -52,7 +52,8 @@ class Decoded:
         sha256: of the file's bytes, hexadecimal; empty if there was no file, or if it was not read to its end.
         warnings: what was not plain about the file, how it was read, and how it was fitted.
         status: None if it can be tested, else ``unreadable`` or ``inconclusive``.
-        reason: why it cannot; of an unreadable image ``code: sentence``, see :data:`watermark.content.CODES`.
+        reason: why it cannot; of an unreadable image ``code: sentence``, see
+            :data:`watermark.reading.content.CODES`.
     """
 
     name: str

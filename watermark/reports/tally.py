@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from rich.markup import escape
 from rich.table import Table
 
-from watermark.report import COLOURS, evidence_text, printable
+from watermark.reports.tables import COLOURS, evidence_text, printable
 from watermark.verdict import WATERMARKED, Verdict
 
 

@@ -13,9 +13,9 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from watermark.encryption import Passphrase, Stretch
-from watermark.entries import Entry, KeyStoreError, pattern_of
 from watermark.keys import Pattern, RingKey
+from watermark.keystore.encryption import Passphrase, Stretch
+from watermark.keystore.entries import Entry, KeyStoreError, pattern_of
 
 VERSION = 2
 PATIENCE = 60  # seconds to wait for other writers

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from watermark.journal import Row
+from watermark.reports.journal import Row
 
 if TYPE_CHECKING:
     from watermark.verify import Verifier

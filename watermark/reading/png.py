@@ -6,7 +6,16 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from watermark.content import ANIMATED, BEHIND, CUT, DAMAGED_PROFILE, MAX_PIECES, Content, ImageError, check_pixels
+from watermark.reading.content import (
+    ANIMATED,
+    BEHIND,
+    CUT,
+    DAMAGED_PROFILE,
+    MAX_PIECES,
+    Content,
+    ImageError,
+    check_pixels,
+)
 
 MAX_PROFILE = 4 * 2**20
 PNG_START = b"\x89PNG\r\n\x1a\n"

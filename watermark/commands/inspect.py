@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from watermark.cli_chosen import calibrated, chosen_keys
-from watermark.cli_options import (
+from watermark.commands.chosen import calibrated, chosen_keys
+from watermark.commands.options import (
     CARRIED,
     NOT_CARRIED,
     TROUBLE,
@@ -48,8 +48,9 @@ def inspect(
     treering inspect suspect.png --key alice
     treering inspect suspect.png --key alice -o rings.pdf
     """
-    from watermark import plots, report
-    from watermark.images import read_picture
+    from watermark import plots
+    from watermark.reading.images import read_picture
+    from watermark.reports import tables
     from watermark.verdict import UNREADABLE, WATERMARKED
     from watermark.verify import Verifier
 
@@ -58,7 +59,7 @@ def inspect(
         verifier = calibrated(Verifier(load_model(**model), keys, fpr=fpr, steps=steps, decoder=decoder, workers=1))
         (examined,) = verifier.examine([image])
         verdict = examined.verdict
-        report.print_table(report.verdict_table([verdict]), sys.stdout)
+        tables.print_table(tables.verdict_table([verdict]), sys.stdout)
         if examined.noise is None:
             return TROUBLE if verdict.status == UNREADABLE else NOT_CARRIED
         file = output or image.with_name(f"{image.stem}-rings.png")

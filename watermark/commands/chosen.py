@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from watermark.cli_options import Trouble, key_store, understood, warn_of_revoked
+from watermark.commands.options import Trouble, key_store, understood, warn_of_revoked
 
 if TYPE_CHECKING:
     from inversion import LatentDiffusionModel

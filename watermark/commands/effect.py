@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from watermark.cli_options import NumberList, key_store, output_options, store_option, understood, write_records
+from watermark.commands.options import (
+    NumberList,
+    key_store,
+    output_options,
+    store_option,
+    understood,
+    write_records,
+)
 
 if TYPE_CHECKING:
     from watermark.effect import Effect

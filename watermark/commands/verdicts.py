@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from watermark.cli_options import CARRIED, NOT_CARRIED, TROUBLE, Trouble, understood
-from watermark.cli_progress import Terminated, counting, ended_by_signals
+from watermark.commands.options import CARRIED, NOT_CARRIED, TROUBLE, Trouble, understood
+from watermark.commands.progress import Terminated, counting, ended_by_signals
 
 if TYPE_CHECKING:
-    from watermark.tally import Tally
+    from watermark.reports.tally import Tally
     from watermark.verdict import Verdict
     from watermark.verify import Verifier
 
@@ -34,19 +34,19 @@ def show(
     keys: Iterable[str],
 ) -> Tally:
     """Print verdicts as they come."""
-    from watermark import report
-    from watermark.tally import Tally
+    from watermark.reports import tables
+    from watermark.reports.tally import Tally
 
     tally = Tally()
     with understood(), ended_by_signals(), counting(total) as count, closing(verdicts):
         counted = (count(verdict) for verdict in map(tally.count, verdicts))
         if form == "csv":
-            report.write_csv(counted, VERDICT_FIELDS, sys.stdout)
+            tables.write_csv(counted, VERDICT_FIELDS, sys.stdout)
         elif form == "json":
             for verdict in counted:
-                click.echo(report.json_line(verdict))
+                click.echo(tables.json_line(verdict))
         else:
-            rows = report.Rows(sys.stdout, images, keys)
+            rows = tables.Rows(sys.stdout, images, keys)
             for verdict in counted:
                 rows.print(verdict)
     if form is None:
@@ -58,10 +58,10 @@ def write(
     verifier: Verifier, names: Iterator[str], output: Path, resume: bool, also: dict[str, Any], total: int | None
 ) -> Tally:
     """Write verdicts to a file as they come, and print their numbers."""
-    from watermark import report
     from watermark.batch import journal_of, verify_files
-    from watermark.configuration import configuration
-    from watermark.tally import Tally
+    from watermark.reports import tables
+    from watermark.reports.configuration import configuration
+    from watermark.reports.tally import Tally
 
     tally, begun = Tally(), time.monotonic()
     with understood(), ended_by_signals(), keeping(journal_of(output), tally), counting(total) as count:
@@ -70,7 +70,7 @@ def write(
             for verdict in verdicts:
                 count(tally.count(verdict))
     if tally.images:
-        report.print_table(tally.table(time.monotonic() - begun), sys.stdout)
+        tables.print_table(tally.table(time.monotonic() - begun), sys.stdout)
         click.echo(f"{tally.evidence}\nreport: {output}")
     return tally
 

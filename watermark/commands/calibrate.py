@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from watermark.cli_options import Trouble, inversion_options, load_model, model_options, progress_bar, understood
+from watermark.commands.options import (
+    Trouble,
+    inversion_options,
+    load_model,
+    model_options,
+    progress_bar,
+    understood,
+)
 
 
 @click.command()

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from watermark.journal import Row, rows
+from watermark.reports.journal import Row, rows
 from watermark.verdict import Verdict
 
 ROWS = 10_000

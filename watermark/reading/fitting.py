@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from watermark.images import Picture
+from watermark.reading.images import Picture
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from watermark.encryption import Passphrase, Stretch
-from watermark.entries import Entry, KeyStoreError, pattern_of
 from watermark.keys import Pattern, RingKey
+from watermark.keystore.encryption import Passphrase, Stretch
+from watermark.keystore.entries import Entry, KeyStoreError, pattern_of
 
 FORMAT, VERSION = "treering-key", 2
 LIMIT = 300_000  # bytes; a key file has about 500, and its label and model

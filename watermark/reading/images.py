@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile, features
 
-from watermark.containers import content_of
-from watermark.content import ANIMATED, DAMAGED_PROFILE, MAX_PIXELS, Content, ImageError, check_pixels
+from watermark.reading.containers import content_of
+from watermark.reading.content import ANIMATED, DAMAGED_PROFILE, MAX_PIXELS, Content, ImageError, check_pixels
 
 MAX_BYTES = 64 * 2**20
 NO_MEMORY = "not enough memory to decode it"
@@ -56,7 +56,7 @@ def read_picture(path: str | Path) -> Picture:
     """Read an image file: PNG, JPEG, WebP, GIF, BMP or AVIF, up to 64 MiB and 50 million pixels.
 
     Raises:
-        ImageError: for anything else; its code is one of :data:`watermark.content.CODES`.
+        ImageError: for anything else; its code is one of :data:`watermark.reading.content.CODES`.
     """
     raw = read_bytes(path)
     digest = hashlib.sha256(raw).hexdigest()

@@ -1,0 +1,1 @@
+"""Image files that nobody should trust → pictures, in processes of their own."""

@@ -1,0 +1,1 @@
+"""Verdicts for people and machines, and reports of any number of them that survive their program."""
