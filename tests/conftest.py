@@ -1,10 +1,15 @@
 """Sapling and a few of its pictures, made once for the whole run."""
 
 import os
+import signal
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run beside each other
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # in the background of a script; programs under test inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 

@@ -344,12 +344,15 @@ def test_interrupt_exits_with_130(workplace):
     command = [sys.executable, "-c", "import sys; from watermark.cli import main; sys.exit(main())"]
     arguments = ["embed", "a tiger", "-n", "64", "--key", "alice", "-o", "many"]
     process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
-    deadline = time.time() + 60
-    while not (workplace / "many").exists() and time.time() < deadline:
-        time.sleep(0.1)
-    time.sleep(3)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        deadline = time.time() + 60
+        while not (workplace / "many").exists() and time.time() < deadline:
+            time.sleep(0.1)
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "interrupted" in err
     assert "Traceback" not in err
