@@ -60,7 +60,7 @@ def compose(
 
     Every name is as likely as any other, however many stamps have it.
     """
-    wallpaper = wallpapers[rng.integers(len(wallpapers))].picture
+    wallpaper = wallpapers[int(rng.integers(len(wallpapers)))].picture
     side = int(rng.uniform(SMALLEST_CROP, SHORT_SIDE))
     left, top = (int(rng.integers(0, length - side + 1)) for length in wallpaper.size)
     box = (left, top, left + side, top + side)

@@ -46,7 +46,7 @@ def load(folder: Path, name: str) -> Pictures:
 def write(
     folder: Path, name: str, count: int, size: int, make: Callable[[int], tuple[NDArray[np.uint8], str]]
 ) -> None:
-    """Write ``count`` pictures of ``make(i)``, which says how to make the i-th. Goes on where it was interrupted."""
+    """Write ``count`` pictures, the i-th as ``make(i)`` makes it. Goes on where it was interrupted."""
     pixels, captions, done = folder / f"{name}.npy", folder / f"{name}.json", folder / f"{name}.part.json"
     if captions.exists():
         return

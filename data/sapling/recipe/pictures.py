@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -20,16 +21,22 @@ LONG_SIDE = 256
 SMALLEST_STAMP, SMALLEST_WALLPAPER = 80, 700
 MOST_WORDS = 5
 
-OTHER_FOLDERS = ("symbols", "seasonal", "military", "people", "sports/cartoon")
-OTHER_FOLDERS += ("town/cartoon", "town/flags", "town/roadsigns")
+OTHER_FOLDERS = (
+    *("symbols", "seasonal", "military", "people"),
+    *("sports/cartoon", "town/cartoon", "town/flags", "town/roadsigns"),
+)
 """Of Tux Paint's stamps: no single object, no photograph, or people."""
 
-NOT_OBJECTS = ("boom", "eddie the", "eat your", "enter the", "magic stones", "tankers carry", "tux", "wining")
-NOT_OBJECTS += ("playing", "spacewalk")
+NOT_OBJECTS = (
+    *("boom", "eddie the", "eat your", "enter the", "magic stones", "tankers carry", "tux", "wining"),
+    *("playing", "spacewalk"),
+)
 """Parts of stamps' texts that are a joke, a sentence, or name what nobody would ask for."""
 
-NOT_WALLPAPERS = ("konqui", "screenshot", "symbolic", "focal-ubuntukylin", "greentraditional", "float-into")
-NOT_WALLPAPERS += ("stripes", "goldfish")
+NOT_WALLPAPERS = (
+    *("konqui", "screenshot", "symbolic", "focal-ubuntukylin", "greentraditional", "float-into"),
+    *("stripes", "goldfish"),
+)
 """Parts of the names of those that show a logo, letters, or what would pass for an object."""
 
 
@@ -59,14 +66,16 @@ def object_name(text: str) -> str:
     line = re.sub(r"\(.*?\)|[“”\"]", "", line)
     first = re.split(r"[.!?—]", line)[0].replace(",", "")
     name = " ".join(first.split())
-    fits = 3 <= len(name) and len(name.split()) <= MOST_WORDS and not any(part in name for part in NOT_OBJECTS)
+    fits = len(name) >= 3 and len(name.split()) <= MOST_WORDS and not any(part in name for part in NOT_OBJECTS)
     return name if fits else ""
 
 
 def read_stamps(roots: Iterable[Path]) -> list[Stamp]:
     """The stamps that have a picture of pixels, sorted by their file."""
     folders = [root / "usr/share/tuxpaint/stamps" for root in roots]
-    files = sorted((file.relative_to(folder).as_posix(), file) for folder in folders for file in folder.rglob("*.png"))
+    files = sorted(
+        (file.relative_to(folder).as_posix(), file) for folder in folders for file in folder.rglob("*.png")
+    )
     stamps = []
     for name, file in files:
         text = file.with_suffix(".txt")
@@ -115,7 +124,7 @@ def read_wallpapers(roots: Sequence[Path], cache: Path) -> list[Wallpaper]:
         copy = cache / (name.replace("/", "-") + ".png")
         if not copy.exists():
             picture = Image.open(file)
-            if picture.has_transparency_data and picture.convert("RGBA").getextrema()[3][0] < 255:
+            if picture.has_transparency_data and np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
                 continue
             scale = SHORT_SIDE / min(picture.size)
             size = (max(SHORT_SIDE, round(picture.width * scale)), max(SHORT_SIDE, round(picture.height * scale)))

@@ -15,23 +15,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from data.sapling.recipe import dataset, sources
 from data.sapling.recipe.composites import compose
-from data.sapling.recipe.pictures import read_stamps, read_wallpapers
+from data.sapling.recipe.pictures import Wallpaper, read_stamps, read_wallpapers
 
 FOLDER = Path("build/sapling")
 HELD_OUT_WALLPAPERS = 12
 """One of so many."""
 
 
-def prepare(folder: Path, given: Sequence[Path], *, count: int, held_out: int, size: int, seed: int) -> dict[str, Any]:
+def prepare(
+    folder: Path, given: Sequence[Path], *, count: int, held_out: int, size: int, seed: int
+) -> dict[str, Any]:
     """Write the pictures into ``folder/data``; what ``sources.json`` says of them."""
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
@@ -56,20 +60,13 @@ def prepare(folder: Path, given: Sequence[Path], *, count: int, held_out: int, s
     if not stamps or len(wallpapers) < HELD_OUT_WALLPAPERS:
         raise click.ClickException(f"{len(stamps)} stamps and {len(wallpapers)} wallpapers are too few")
     apart = wallpapers[::HELD_OUT_WALLPAPERS]
-    others = [w for w in wallpapers if w not in apart]
-    for part, name, number, behind in (
-        (0, dataset.TRAIN, count, others),
-        (1, dataset.HELD_OUT, held_out, apart),
-    ):
-        dataset.write(
-            data,
-            name,
-            number,
-            size,
-            lambda i, part=part, behind=behind: compose(
-                np.random.default_rng((seed, part, i)), stamps, behind, size
-            ),
-        )
+    others = [w for i, w in enumerate(wallpapers) if i % HELD_OUT_WALLPAPERS]
+
+    def make(part: int, behind: Sequence[Wallpaper], i: int) -> tuple[NDArray[np.uint8], str]:
+        return compose(np.random.default_rng((seed, part, i)), stamps, behind, size)
+
+    dataset.write(data, dataset.TRAIN, count, size, partial(make, 0, others))
+    dataset.write(data, dataset.HELD_OUT, held_out, size, partial(make, 1, apart))
     found = asked | {
         "stamps": len(stamps),
         "names": sorted({stamp.name for stamp in stamps}),
@@ -87,7 +84,7 @@ def digest(data: Path) -> str:
     for name in (dataset.TRAIN, dataset.HELD_OUT):
         own = dataset.load(data, name)
         for start in range(0, len(own), dataset.EVERY):
-            sha.update(np.ascontiguousarray(own.pixels[start : start + dataset.EVERY]))
+            sha.update(own.pixels[start : start + dataset.EVERY].tobytes())
         sha.update("\n".join(own.captions).encode())
     return sha.hexdigest()
 
@@ -108,7 +105,7 @@ def sheet(pictures: dataset.Pictures, across: int, down: int) -> Image.Image:
     "given",
     multiple=True,
     type=click.Path(exists=True, path_type=Path),
-    help="A .deb file, a folder of them, or one that packages were extracted to; / if they are installed. Repeatable.",
+    help="A .deb file, a folder of them, or one that packages were extracted to; / if installed. Repeatable.",
 )
 @click.option("--count", type=click.IntRange(1), default=24_000, show_default=True, help="Pictures to train on.")
 @click.option("--held-out", type=click.IntRange(1), default=512, show_default=True, help="Pictures to test with.")
