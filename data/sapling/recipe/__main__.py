@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import torch
 
-from data.sapling.recipe import evaluate, train_autoencoder, train_diffusion
+from data.sapling.recipe import evaluate, grid, train_autoencoder, train_diffusion
 from data.sapling.recipe.export import export
 from data.sapling.recipe.networks import SAPLING, SCRATCH
 from data.sapling.recipe.prepare import FOLDER, prepare
@@ -68,6 +68,7 @@ def main(
         resume=True,
         rate=5e-4 if scratch else 3e-4,
         seed=seed,
+        sample_steps=evaluate.QUICK.steps if quick else grid.STEPS,
     )
     model = export(folder)
     evaluate.evaluate(folder, model, model, evaluate.QUICK if quick else evaluate.Effort())

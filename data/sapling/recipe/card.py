@@ -77,9 +77,9 @@ def training(folder: Path) -> str:
         settings = saved["settings"]
         frozen = ", decoder alone, the encoder frozen" if settings.get("decoder_only") else ""
         lines.append(
-            f"{told}{frozen}: {saved['step']:,} steps of {settings['batch']}, {saved['seconds'] / 60:,.0f} minutes, "
-            f"from {'scratch' if settings['start'] == 'scratch' else 'the weights before'}; AdamW, exponential "
-            "moving average of the weights, bf16."
+            f"{told}{frozen}: {saved['step']:,} steps of {settings['batch']}, {saved['seconds'] / 60:,.0f} "
+            f"minutes, from {'scratch' if settings['start'] == 'scratch' else 'the weights before'}; AdamW, "
+            "exponential moving average of the weights, bf16."
         )
     return "\n\n".join(lines)
 
@@ -90,12 +90,10 @@ def figures(found: dict[str, Any]) -> str:
     for name, own in found["reconstruction"].items():
         told = {"photographs": "photographs of scikit-learn"}.get(name, name)
         rows.append(f"| {told} | {own['pictures']} | {own['psnr']:.2f} dB | {own['nmse of E(D(z))']:.1f} dB |")
-    rows += [
-        "",
-        "E∘D near latents, the most extreme of a few: its Jacobian J by Lanczos, and cocoercivity β along",
-        "",
-    ]
-    rows[-2] += " forward steps."
+    told = (
+        "E∘D near latents, the most extreme of a few: its Jacobian J by Lanczos' method, and cocoercivity β along"
+    )
+    rows += ["", f"{told} forward steps.", ""]
     rows += ["| | σ max of J | σ min of J, ≤ | λ min of (J + Jᵀ)/2, ≤ | ‖I − J‖, ≥ | β |", "|---" * 6 + "|"]
     for name, own in found["spectrum"].items():
         rows.append(

@@ -80,7 +80,8 @@ def compose(
     stamp = stamp.resize((width, height), Image.Resampling.BILINEAR)
     if rng.random() < 0.5:
         stamp = ImageOps.mirror(stamp)
-    picture.paste(stamp, tuple(int(rng.integers(0, size - length + 1)) for length in stamp.size), stamp)
+    place = int(rng.integers(0, size - width + 1)), int(rng.integers(0, size - height + 1))
+    picture.paste(stamp, place, stamp)
     if rng.random() < WITHOUT_ARTICLE:
         name = name.removeprefix("a ").removeprefix("an ")
     return np.asarray(picture), on_background(name, colour) if rng.random() < WITH_BACKGROUND else name

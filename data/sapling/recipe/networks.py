@@ -130,7 +130,7 @@ def start_pipeline(folder: Path, start: str) -> StableDiffusionPipeline:
         new_pipeline(dataset.load(folder / "data", dataset.TRAIN).captions).save_pretrained(source)
     for logging in (diffusers.utils.logging, transformers.utils.logging):
         logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
+        logging.set_verbosity_error()
     return StableDiffusionPipeline.from_pretrained(source, dtype=torch.float32)
 
 

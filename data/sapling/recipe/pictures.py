@@ -42,7 +42,7 @@ NOT_WALLPAPERS = (
 
 @dataclass(frozen=True)
 class Stamp:
-    """An object: its name, with an article where the package has one, and its picture (RGBA), cut to its outline."""
+    """An object: its name, with an article if the package has one, and its picture (RGBA), cut to its outline."""
 
     name: str
     picture: Image.Image

@@ -25,7 +25,7 @@ PACKAGES = (
     Package("gnome-backgrounds", "wallpapers", ("CC-BY-SA-3.0", "CC-BY-SA-2.0", "CC-BY-2.0", "GPL-2+")),
     Package("mate-backgrounds", "wallpapers", ("GPL-2+", "CC-BY-SA-4.0")),
     Package("lomiri-wallpapers-16.04", "wallpapers", ("CC-BY-4.0", "CC-BY-SA-4.0", "CC0-1.0")),
-    Package("lomiri-wallpapers-20.04", "wallpapers", ("CC-BY-SA-3.0", "CC-BY-SA-4.0", "CC-BY-4.0")),
+    Package("lomiri-wallpapers-20.04", "wallpapers", ("CC-BY-SA-3.0",)),
     Package("plasma-workspace-wallpapers", "wallpapers", ("GPL-2+",)),
     Package("ukui-wallpapers", "wallpapers", ("CC-BY-SA-3.0",)),
 )
@@ -62,14 +62,20 @@ def find(given: Sequence[Path], cache: Path) -> dict[str, tuple[Path, str]]:
         if own:
             found[package.name] = extract(own[0], root)
         elif installed:
-            found[package.name] = installed[0], "unknown"
+            found[package.name] = installed[0], version_of(installed[0])
         elif given:
             raise NoPackagesError(f"{package.name} is not among {', '.join(map(str, given))}")
         elif (root / "version").is_file():
-            found[package.name] = root, (root / "version").read_text(encoding="utf-8")
+            found[package.name] = root, version_of(root)
         else:
             found[package.name] = extract(download(package.name, cache), root)
     return found
+
+
+def version_of(root: Path) -> str:
+    """What :func:`extract` noted, if it was that which extracted the package."""
+    mark = root / "version"
+    return mark.read_text(encoding="utf-8") if mark.is_file() else "unknown"
 
 
 def download(name: str, cache: Path) -> Path:

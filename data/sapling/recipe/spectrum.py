@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Map = Callable[[Tensor], Tensor]
 """Latents (B, C, h, w) → latents like them, each sample on its own."""
@@ -18,7 +19,13 @@ Map = Callable[[Tensor], Tensor]
 def jacobian(f: Map, z: Tensor) -> tuple[Map, Map]:
     """V → J v and w → Jᵀ w at z (B, C, h, w), by forward and by backward differentiation."""
     backward = torch.func.vjp(f, z)[1]
-    return lambda v: torch.func.jvp(f, (z,), (v,))[1].detach(), lambda w: backward(w)[0].detach()
+
+    def forward(v: Tensor) -> Tensor:
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no forward derivative
+            product: Tensor = torch.func.jvp(f, (z,), (v,))[1]
+        return product.detach()
+
+    return forward, lambda w: backward(w)[0].detach()
 
 
 @torch.no_grad()

@@ -1,13 +1,13 @@
-"""Which format runs Sapling fastest on this CPU, and how far from the machine's own ceiling?
+"""Find the format that runs Sapling fastest on this CPU, and how far from the machine's own ceiling it is.
 
 \b
     python -m data.sapling.recipe.speed                 fp32 and bf16, both memory formats, some minutes
     python -m data.sapling.recipe.speed --compile       also with torch.compile, which takes minutes to compile
     OMP_NUM_THREADS=1 python -m data.sapling.recipe.speed --rounds 1
 
-The ceiling is a matrix multiplication of 1024 × 1024 in the same dtype. It and the networks are measured in turns, so
-that a machine that is slower for a while slows both, and what is told is the median over rounds of the ratio: the
-share of the ceiling's operations a second that a network reaches. Generating (50 steps with guidance, and decoding)
+The ceiling is a matrix multiplication of 1024 × 1024 in the same dtype. It and the networks are measured in turns,
+so that a machine that is slower for a while slows both, and what is told is the median over rounds of the ratio:
+the share of the ceiling's operations a second that a network reaches. Generating (50 steps with guidance, decoding)
 and inverting (10 steps, no guidance, and encoding) an image are told in seconds and as a multiple of the time that
 their operations would take at the ceiling. Writes ``speed.json`` into --output.
 """
@@ -49,9 +49,10 @@ class Format:
     def __str__(self) -> str:
         return f"{self.dtype}, {self.layout}" + (", compiled" if self.compiled else "")
 
-    def apply(self, network: nn.Module) -> nn.Module:
+    def apply(self, network: nn.Module) -> Any:  # noqa: ANN401
         """A copy of a network in this format."""
-        own = copy.deepcopy(network).to(DTYPES[self.dtype], memory_format=LAYOUTS[self.layout])
+        own = copy.deepcopy(network).to(DTYPES[self.dtype])
+        own = own.to(memory_format=LAYOUTS[self.layout])  # type: ignore[call-overload]
         return torch.compile(own) if self.compiled else own
 
     def lay(self, a: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.sapling.recipe import dataset
-from data.sapling.recipe.grid import draw_grid
+from data.sapling.recipe.grid import STEPS, draw_grid
 from data.sapling.recipe.latents import encoded
 from data.sapling.recipe.networks import AUTOENCODER, DIFFUSION, SAPLING, SCRATCH, TOKENS, start_pipeline
 from data.sapling.recipe.prepare import FOLDER
@@ -107,6 +107,7 @@ def train(
     bf16: bool = True,
     every: int = 50,
     look_minutes: float = 30.0,
+    sample_steps: int = STEPS,
 ) -> Training:
     """Train with the latents of ``folder/data``; the checkpoint is ``folder/diffusion.pt``."""
     pipe = start_pipeline(folder, start)
@@ -135,7 +136,7 @@ def train(
     def look() -> dict[str, Any]:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             by_time = loss_by_time(pipe, held_out, held_out_ids)
-        draw_grid(pipe, folder / "samples" / f"step-{training.step:06}.png", bf16=bf16)
+        draw_grid(pipe, folder / "samples" / f"step-{training.step:06}.png", bf16=bf16, steps=sample_steps)
         return {"held out": {time: round(value, 5) for time, value in by_time.items()}}
 
     training.run(losses_of, budget, batch=batch, every=every, look=look, look_minutes=look_minutes)
