@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -13,6 +14,11 @@ from data.sapling.recipe.networks import AUTOENCODER, DIFFUSION
 from data.sapling.recipe.training import read
 
 WEIGHTS = ("vae", "unet", "text_encoder")
+
+
+def paragraph(text: str) -> str:
+    """Prose in lines as long as those of the other documents."""
+    return textwrap.fill(text, 116, break_long_words=False, break_on_hyphens=False)
 
 
 def write_card(folder: Path, model: Path) -> None:
@@ -49,12 +55,14 @@ def data(folder: Path) -> str:
         return "Not prepared by this run."
     found = json.loads(about.read_text(encoding="utf-8"))
     lines = [
-        f"{found['count']:,} composites of {found['size']} × {found['size']} pixels and {found['held_out']:,} held "
-        f"out, made by `prepare.py` with seed {found['seed']} (SHA-256 of all pixels and captions "
-        f"`{found['sha256'][:16]}…`): {found['stamps']} stamps of {len(found['names'])} objects on crops of "
-        f"{len(found['wallpapers'])} wallpapers; "
-        f"{len(found['held-out wallpapers'])} others are for held-out pictures alone. No photographs of people, no "
-        "scraped images. From these Debian packages:",
+        paragraph(
+            f"{found['count']:,} composites of {found['size']} × {found['size']} pixels and {found['held_out']:,} "
+            f"held out, made by `prepare.py` with seed {found['seed']} (SHA-256 of all pixels and captions "
+            f"`{found['sha256'][:16]}…`): {found['stamps']} stamps of {len(found['names'])} objects on crops of "
+            f"{len(found['wallpapers'])} wallpapers; "
+            f"{len(found['held-out wallpapers'])} others are for held-out pictures alone. No photographs of people, no "
+            "scraped images. From these Debian packages:"
+        ),
         "",
         "| package | version | licences |",
         "|---|---|---|",
@@ -77,11 +85,11 @@ def training(folder: Path) -> str:
         settings = saved["settings"]
         frozen = ", decoder alone, the encoder frozen" if settings.get("decoder_only") else ""
         lines.append(
-            f"{told}{frozen}: {saved['step']:,} steps of {settings['batch']}, {saved['seconds'] / 60:,.0f} "
+            f"{told}{frozen}: {saved['step']:,} steps of {settings['batch']}, {saved['seconds'] / 60:,.1f} "
             f"minutes, from {'scratch' if settings['start'] == 'scratch' else 'the weights before'}; AdamW, "
             "exponential moving average of the weights, bf16."
         )
-    return "\n\n".join(lines)
+    return "\n\n".join(map(paragraph, lines))
 
 
 def figures(found: dict[str, Any]) -> str:
@@ -107,11 +115,14 @@ def figures(found: dict[str, Any]) -> str:
     rows += ["| " + " | ".join(f"{value:.3f}" for value in by_time.values()) + " |", ""]
     frechet, near = found["frechet"], found["nearest"]
     rows.append(
-        f"Fréchet distance from held-out pictures, on energies of random filters at three scales: "
-        f"{frechet['generated']:.2f} for {frechet['pictures']} samples, {frechet['training pictures']:.2f} for as "
-        f"many training pictures. The nearest training picture is {near['generated'][2]:.3f} away (median RMS at "
-        f"32 × 32 pixels, range 2), for held-out pictures {near['held out'][2]:.3f}; "
-        f"{100 * near['closer than 99 % of held out']:.1f} % of the samples are closer than 99 % of held-out ones."
+        paragraph(
+            f"Fréchet distance from held-out pictures, on energies of random filters at three scales: "
+            f"{frechet['generated']:.2f} for {frechet['pictures']} samples, {frechet['training pictures']:.2f} for "
+            f"as many training pictures. The nearest training picture is {near['generated'][2]:.3f} away (median "
+            f"RMS at 32 × 32 pixels, range 2), for held-out pictures {near['held out'][2]:.3f}; "
+            f"{100 * near['closer than 99 % of held out']:.1f} % of the samples are closer than 99 % of held-out "
+            "pictures."
+        )
     )
     rows += ["", f"Weights: {found['megabytes']} MB."]
     return "\n".join(rows)

@@ -53,7 +53,7 @@ def export(folder: Path) -> Path:
     out, part = folder / "model", folder / "model.part"
     shutil.rmtree(part, ignore_errors=True)
     pipe.to(torch.float16).save_pretrained(part)
-    for config in part.rglob("*.json"):
+    for config in part.rglob("*config.json"):
         tidy(config)
     size = sum(file.stat().st_size for file in part.rglob("*.safetensors"))
     if size > LARGEST:
@@ -67,12 +67,11 @@ def export(folder: Path) -> Path:
 def tidy(config: Path) -> None:
     """Leave out where parts were loaded from, and let the text encoder load as float32, as the others do."""
     values = json.loads(config.read_text(encoding="utf-8"))
-    if config.parent.name == "tokenizer" or not {"_name_or_path", "dtype"} & set(values):
-        return
     values.pop("_name_or_path", None)
-    if "dtype" in values:
-        values["dtype"] = "float32"
-    config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    for key, value in (("dtype", "float32"), ("local_files_only", False)):
+        if key in values:
+            values[key] = value
+    config.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, help=__doc__)

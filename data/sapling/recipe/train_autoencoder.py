@@ -24,6 +24,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from benchmarks.latents import nmse
 from data.sapling.recipe import dataset
 from data.sapling.recipe.networks import AUTOENCODER, SAPLING, start_pipeline
 from data.sapling.recipe.prepare import FOLDER
@@ -73,11 +74,18 @@ def losses(vae: AutoencoderKL, x: Tensor, noise: torch.Generator, *, frozen: boo
 
 
 @torch.no_grad()
-def held_out_psnr(vae: AutoencoderKL, pictures: dataset.Pictures, count: int = 64) -> float:
-    """PSNR of D(E(x)) in dB, of the mean square error of the first held-out pictures."""
-    x = dataset.as_tensor(pictures.pixels[:count])
-    errors = [(vae.decode(vae.encode(part).latent_dist.mode()).sample.clamp(-1, 1) - part) for part in x.split(8)]
-    return float(-10 * torch.log10(torch.cat(errors).square().mean() / 4))
+def held_out(vae: AutoencoderKL, pictures: dataset.Pictures, count: int = 64) -> dict[str, float]:
+    """PSNR of D(E(x)), of the mean square error of the first held-out pictures, and NMSE of E(D(z)) to z, in dB."""
+    errors, inverse = [], []
+    for x in dataset.as_tensor(pictures.pixels[:count]).split(8):
+        z = vae.encode(x).latent_dist.mode()
+        y = vae.decode(z).sample.clamp(-1, 1)
+        errors.append((y - x).square().mean())
+        inverse.append(nmse(vae.encode(y).latent_dist.mode(), z))
+    return {
+        "psnr": float(-10 * torch.log10(torch.stack(errors).mean() / 4)),
+        "nmse": float(torch.cat(inverse).mean()),
+    }
 
 
 def train(
@@ -96,7 +104,7 @@ def train(
 ) -> Training:
     """Train with the pictures of ``folder/data``; the checkpoint is ``folder/autoencoder.pt``."""
     pictures = dataset.load(folder / "data", dataset.TRAIN)
-    held_out = dataset.load(folder / "data", dataset.HELD_OUT)
+    others = dataset.load(folder / "data", dataset.HELD_OUT)
     side = min(side, pictures.pixels.shape[1])
     vae = start_pipeline(folder, start).vae.train().requires_grad_(True)
     if decoder_only:
@@ -119,7 +127,7 @@ def train(
         budget,
         batch=batch,
         every=every,
-        look=lambda: {"psnr": held_out_psnr(vae, held_out)},
+        look=lambda: held_out(vae, others),
         look_minutes=10,
     )
     return training

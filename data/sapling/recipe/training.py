@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,9 +141,19 @@ class Training:
         )
         part.replace(self.file)
 
-    def averaged(self) -> _Averaged:
-        """A context in which the networks have their average weights, and are in evaluation mode."""
-        return _Averaged(self)
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it the networks have their average weights, and are in evaluation mode."""
+        self.average.store(self.parameters)
+        self.average.copy_to(self.parameters)
+        for network in self.networks.values():
+            network.eval()
+        try:
+            yield
+        finally:
+            self.average.restore(self.parameters)
+            for network in self.networks.values():
+                network.train()
 
     def run(
         self,
@@ -162,29 +173,29 @@ class Training:
             budget: of this run and all before it.
             batch: pictures in a step, for the log.
             every: so many steps a line of the log, with their mean.
-            save_minutes: between checkpoints.
-            look: what else to measure now and then and at the end, with the average weights.
-            look_minutes: between looks.
+            save_minutes: of training between checkpoints.
+            look: what else to measure now and then and at the end, with the average weights. Neither that nor
+                writing checkpoints counts as training.
+            look_minutes: of training between looks.
         """
         terms: list[dict[str, float]] = []
-        began = logged = saved = looked = time.monotonic()
-        before = self.seconds
+        logged = saved = looked = self.seconds
         while self.seconds == 0 or budget.share(self.step, self.seconds) < 1:
             factor = rate_factor(self.step, budget.share(self.step, self.seconds))
+            start = time.monotonic()
             terms.append(self._descend(losses_of(self.step), self.rate * factor))
-            now = time.monotonic()
-            self.seconds = before + now - began
+            self.seconds += time.monotonic() - start
             if self.step % every == 0:
                 means = {name: sum(t[name] for t in terms) / len(terms) for name in terms[0]}
-                speed = len(terms) * batch / max(1e-9, now - logged)
+                speed = len(terms) * batch / max(1e-9, self.seconds - logged)
                 self._note(losses=means, factor=factor, pictures_a_second=round(speed, 2))
-                terms, logged = [], now
-            if look is not None and now - looked > 60 * look_minutes:
+                terms, logged = [], self.seconds
+            if look is not None and self.seconds - looked > 60 * look_minutes:
                 self._note(seen=self._look(look))
-                looked = time.monotonic()
-            if now - saved > 60 * save_minutes:
+                looked = self.seconds
+            if self.seconds - saved > 60 * save_minutes:
                 self.save()
-                saved = time.monotonic()
+                saved = self.seconds
         if look is not None:
             self._note(seen=self._look(look))
         self.save()
@@ -213,24 +224,6 @@ class Training:
         """Into the log and onto the screen."""
         self.log.append({"step": self.step, "seconds": round(self.seconds, 1)} | entry)
         click.echo(json.dumps(self.log[-1]), err=True)
-
-
-class _Averaged:
-    """See :meth:`Training.averaged`."""
-
-    def __init__(self, training: Training) -> None:
-        self.training = training
-
-    def __enter__(self) -> None:
-        self.training.average.store(self.training.parameters)
-        self.training.average.copy_to(self.training.parameters)
-        for network in self.training.networks.values():
-            network.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.training.average.restore(self.training.parameters)
-        for network in self.training.networks.values():
-            network.train()
 
 
 def read(file: Path) -> dict[str, Any]:
