@@ -13,6 +13,7 @@ from data.sapling.recipe import (
     dataset,
     evaluate,
     grid,
+    neighbours,
     networks,
     prepare,
     sources,
@@ -133,6 +134,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(run, tmp_path, monk
     folder, start = run
     settings = {"start": start, "bf16": False, "every": 1, **settings}
     monkeypatch.setattr(train_diffusion, "draw_grid", lambda *a, **k: None)
+    monkeypatch.setattr(train_diffusion, "TIMES", (500,))
     whole = train(folder, Budget(1, 5), **settings)
     other = tmp_path / "other"
     (folder / "data").rename(tmp_path / "data")
@@ -225,14 +227,26 @@ def test_extremes_of_a_known_jacobian():
     assert lanczos(lambda v: 3 * v, z, steps=3)[1].tolist() == pytest.approx([3, 3])
 
 
+def test_a_copy_of_a_training_picture_is_found_and_a_smooth_picture_is_not():
+    pixels = np.random.default_rng(0).integers(0, 256, (520, 32, 32, 3), dtype=np.uint8)
+    train = dataset.Pictures(pixels, [""] * 520)
+    copied = dataset.as_tensor(pixels[[3, 510]]).flip(-1)
+    distance, row = neighbours.closest(torch.cat([copied, torch.zeros(1, 3, 32, 32)]), train)
+    assert row[:2].tolist() == [3, 510]
+    assert distance[:2].max() < 0.05
+    assert distance[2] > 0.9
+    told = neighbours.compared(distance, torch.full((5,), 0.9))
+    assert told["closer than 99 % of held out"] == pytest.approx(2 / 3)
+
+
 def test_new_networks_have_the_layout_of_the_shipped_ones():
     new = networks.new_pipeline(["a red apple on a blue background", "a tiger"])
     old = networks.start_pipeline(Path(), networks.SAPLING)
     for name in ("vae", "unet"):
         shapes = [{k: v.shape for k, v in getattr(pipe, name).state_dict().items()} for pipe in (new, old)]
         assert shapes[0] == shapes[1]
-    configs = [dict(pipe.scheduler.config) for pipe in (new, old)]
-    assert {k: v for k, v in configs[0].items() if k != "_use_default_values"} == configs[1]
+    configs = [{k: v for k, v in p.scheduler.config.items() if not k.startswith("_")} for p in (new, old)]
+    assert configs[0] == configs[1]
     ids = new.tokenizer("A red apple").input_ids
     assert ids[0] == new.tokenizer.bos_token_id
     assert ids[-1] == new.tokenizer.eos_token_id

@@ -59,9 +59,8 @@ def data(folder: Path) -> str:
             f"{found['count']:,} composites of {found['size']} × {found['size']} pixels and {found['held_out']:,} "
             f"held out, made by `prepare.py` with seed {found['seed']} (SHA-256 of all pixels and captions "
             f"`{found['sha256'][:16]}…`): {found['stamps']} stamps of {len(found['names'])} objects on crops of "
-            f"{len(found['wallpapers'])} wallpapers; "
-            f"{len(found['held-out wallpapers'])} others are for held-out pictures alone. No photographs of people, no "
-            "scraped images. From these Debian packages:"
+            f"{len(found['wallpapers'])} wallpapers; {len(found['held-out wallpapers'])} others are for held-out "
+            "pictures alone. No photographs of people, no scraped images. From these Debian packages:"
         ),
         "",
         "| package | version | licences |",
@@ -118,8 +117,8 @@ def figures(found: dict[str, Any]) -> str:
         paragraph(
             f"Fréchet distance from held-out pictures, on energies of random filters at three scales: "
             f"{frechet['generated']:.2f} for {frechet['pictures']} samples, {frechet['training pictures']:.2f} for "
-            f"as many training pictures. The nearest training picture is {near['generated'][2]:.3f} away (median "
-            f"RMS at 32 × 32 pixels, range 2), for held-out pictures {near['held out'][2]:.3f}; "
+            f"as many training pictures. The nearest training picture is {near['generated'][2]:.2f} times as far as the 50 "
+            f"nearest on average (median; at 32 × 32 pixels), for held-out pictures {near['held out'][2]:.2f}; "
             f"{100 * near['closer than 99 % of held out']:.1f} % of the samples are closer than 99 % of held-out "
             "pictures."
         )

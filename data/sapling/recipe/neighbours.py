@@ -21,7 +21,7 @@ DIMENSIONS = 32
 SMALL = 32
 """Side, in pixels, at which pictures are compared one by one."""
 
-CHUNK, ACROSS = 500, 8
+MANY, CHUNK, ACROSS = 50, 500, 8
 
 
 @torch.no_grad()
@@ -56,16 +56,21 @@ def small(x: Tensor) -> Tensor:
 
 
 def closest(x: Tensor, train: dataset.Pictures) -> tuple[Tensor, Tensor]:
-    """RMS distance (n,) of pictures (n, 3, S, S) to the nearest training picture, mirrored or not, and its row."""
+    """Distance (n,) of pictures (n, 3, S, S) to the nearest training picture, mirrored or not, and its row (n,).
+
+    Relative to the mean distance to the MANY nearest ones: without that, a picture is near to others just because
+    it is smooth or gray (Carlini et al. 2023, https://arxiv.org/abs/2301.13188).
+    """
     own = small(x)
-    best, row = torch.full((len(x),), torch.inf), torch.zeros(len(x), dtype=torch.int64)
+    best, row = torch.empty(len(x), 0), torch.zeros(len(x), dtype=torch.int64)
     for first in range(0, len(train), CHUNK):
         others = dataset.as_tensor(train.pixels[first : first + CHUNK])
-        for seen in (others, others.flip(-1)):
-            distance, at = torch.cdist(own, small(seen)).min(1)
-            row = torch.where(distance < best, first + at, row)
-            best = torch.minimum(distance, best)
-    return best / own.shape[1] ** 0.5, row
+        distance = torch.minimum(*(torch.cdist(own, small(seen)) for seen in (others, others.flip(-1))))
+        nearest, at = distance.min(1)
+        row = torch.where(nearest < best[:, 0], first + at, row) if first else at
+        best = torch.cat([best, distance], 1)
+        best = best.topk(min(MANY, best.shape[1]), largest=False).values
+    return best[:, 0] / best.mean(1), row
 
 
 def compared(own: Tensor, others: Tensor) -> dict[str, Any]:
