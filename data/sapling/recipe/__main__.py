@@ -20,7 +20,7 @@ from data.sapling.recipe import evaluate, grid, train_autoencoder, train_diffusi
 from data.sapling.recipe.export import export
 from data.sapling.recipe.networks import SAPLING, SCRATCH
 from data.sapling.recipe.prepare import FOLDER, prepare
-from data.sapling.recipe.training import Budget
+from data.sapling.recipe.training import MINUTES, Budget
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, help=__doc__)
@@ -29,9 +29,9 @@ from data.sapling.recipe.training import Budget
 @click.option("--start", default=SAPLING, show_default=True, help="sapling, scratch, or a diffusers folder.")
 @click.option("--count", type=click.IntRange(1), default=24_000, show_default=True, help="Pictures.")
 @click.option("--held-out", type=click.IntRange(1), default=512, show_default=True, help="Pictures to test with.")
-@click.option("--decoder-minutes", type=float, default=240.0, show_default=True, help="For the autoencoder.")
-@click.option("--diffusion-minutes", type=float, default=480.0, show_default=True)
-@click.option("--minutes", type=float, help="Instead of both.")
+@click.option("--decoder-minutes", type=MINUTES, default=240.0, show_default=True, help="For the autoencoder.")
+@click.option("--diffusion-minutes", type=MINUTES, default=480.0, show_default=True)
+@click.option("--minutes", type=MINUTES, help="Instead of both.")
 @click.option("--quick", is_flag=True, help="Evaluate few pictures with few steps.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def main(

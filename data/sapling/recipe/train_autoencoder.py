@@ -28,7 +28,7 @@ from benchmarks.latents import nmse
 from data.sapling.recipe import dataset
 from data.sapling.recipe.networks import AUTOENCODER, SAPLING, start_pipeline
 from data.sapling.recipe.prepare import FOLDER
-from data.sapling.recipe.training import Budget, Draw, Training
+from data.sapling.recipe.training import MINUTES, Budget, Draw, Training
 
 SQUARE, GRADIENT, IDENTITY, KL = 5.0, 0.5, 0.5, 1e-3
 """Weights; the absolute error has 1."""
@@ -137,7 +137,7 @@ def train(
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=FOLDER, show_default=True)
 @click.option("--start", default=SAPLING, show_default=True, help="sapling, scratch, or a diffusers folder.")
 @click.option("--decoder-only", is_flag=True, help="Freeze the encoder.")
-@click.option("--minutes", type=float, default=120.0, show_default=True, help="Of training, with earlier runs.")
+@click.option("--minutes", type=MINUTES, default=120.0, show_default=True, help="Of training, with earlier runs.")
 @click.option("--steps", type=click.IntRange(1), help="Instead of minutes, for a run that can be repeated exactly.")
 @click.option("--resume", is_flag=True, help="Go on with the checkpoint, if there is one.")
 @click.option("--batch", type=click.IntRange(1), help="Pictures.  [default: 8 with a frozen encoder, else 32]")

@@ -28,7 +28,7 @@ from data.sapling.recipe.grid import STEPS, draw_grid
 from data.sapling.recipe.latents import encoded
 from data.sapling.recipe.networks import AUTOENCODER, DIFFUSION, SAPLING, SCRATCH, TOKENS, start_pipeline
 from data.sapling.recipe.prepare import FOLDER
-from data.sapling.recipe.training import Budget, Draw, Training, read
+from data.sapling.recipe.training import MINUTES, Budget, Draw, Training, read
 
 EMPTY = 0.1
 """Share of captions that are left out."""
@@ -146,13 +146,13 @@ def train(
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, help=__doc__)
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=FOLDER, show_default=True)
 @click.option("--start", default=SAPLING, show_default=True, help="sapling, scratch, or a diffusers folder.")
-@click.option("--minutes", type=float, default=240.0, show_default=True, help="Of training, with earlier runs.")
+@click.option("--minutes", type=MINUTES, default=240.0, show_default=True, help="Of training, with earlier runs.")
 @click.option("--steps", type=click.IntRange(1), help="Instead of minutes, for a run that can be repeated exactly.")
 @click.option("--resume", is_flag=True, help="Go on with the checkpoint, if there is one.")
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--rate", type=float, default=3e-4, show_default=True, help="Largest learning rate.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--look-minutes", type=float, default=30.0, show_default=True, help="Between grids of samples.")
+@click.option("--look-minutes", type=MINUTES, default=30.0, show_default=True, help="Between grids of samples.")
 def main(
     folder: Path,
     start: str,

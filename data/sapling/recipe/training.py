@@ -27,6 +27,9 @@ WARM_UP, COOL_DOWN, FLOOR = 100, 0.25, 0.01
 """The rate rises for so many steps and falls during the last share of the budget, to this share of itself. It is
 constant between, so that a budget can be raised later (Hägele et al. 2024, https://arxiv.org/abs/2405.18392)."""
 
+MINUTES = click.FloatRange(min=0, min_open=True)
+"""The type of budgets on command lines."""
+
 CLIP = 1.0
 """Largest norm of the gradient."""
 
