@@ -173,7 +173,7 @@ def test_a_run_is_exported_measured_and_told_of(run, monkeypatch):
     monkeypatch.setattr(grid, "PROMPTS", ("a red apple", "a pear"))
     monkeypatch.setattr(evaluate, "PROMPTS", ("a red apple", "a pear"))
     train_autoencoder.train(folder, Budget(1, 2), start=start, decoder_only=True, batch=2, bf16=False)
-    train_diffusion.train(folder, Budget(1, 2), start=start, batch=4, sample_steps=1)
+    train_diffusion.train(folder, Budget(1, 2), start=start, batch=4, sample_steps=1, bf16=False)
     before = networks.start_pipeline(folder, start)
     model = export(folder)
     after = networks.start_pipeline(folder, str(model))

@@ -117,8 +117,9 @@ def figures(found: dict[str, Any]) -> str:
         paragraph(
             f"Fréchet distance from held-out pictures, on energies of random filters at three scales: "
             f"{frechet['generated']:.2f} for {frechet['pictures']} samples, {frechet['training pictures']:.2f} for "
-            f"as many training pictures. The nearest training picture is {near['generated'][2]:.2f} times as far as "
-            f"the 50 nearest on average (median; at 32 × 32 pixels), for held-out ones {near['held out'][2]:.2f}; "
+            f"as many training pictures. The nearest training picture is {near['generated'][2]:.2f} times as far "
+            f"as the 50 nearest on average (median, at 32 × 32 pixels), for held-out ones "
+            f"{near['held out'][2]:.2f}; "
             f"{100 * near['closer than 99 % of held out']:.1f} % of the samples are closer than 99 % of held-out "
             "pictures."
         )

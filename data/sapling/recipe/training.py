@@ -183,6 +183,7 @@ class Training:
         """
         terms: list[dict[str, float]] = []
         logged = saved = looked = self.seconds
+        first = self.step
         while self.seconds == 0 or budget.share(self.step, self.seconds) < 1:
             factor = rate_factor(self.step, budget.share(self.step, self.seconds))
             start = time.monotonic()
@@ -199,9 +200,10 @@ class Training:
             if self.seconds - saved > 60 * save_minutes:
                 self.save()
                 saved = self.seconds
-        if look is not None:
-            self._note(seen=self._look(look))
-        self.save()
+        if self.step > first:
+            if look is not None:
+                self._note(seen=self._look(look))
+            self.save()
         click.echo(f"{self.step} steps, {self.seconds / 60:.1f} minutes in all: {self.file}", err=True)
 
     def _look(self, look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
