@@ -32,6 +32,8 @@ def test_wheel_holds_the_packages_and_the_model_and_nothing_else(wheel):
     for part in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"):
         assert f"inversion/_data/sapling/{part}.safetensors" in names
     assert "inversion/_data/prompts/demo.txt" in names
+    assert "inversion/_data/sapling/README.md" in names
+    assert not [name for name in names if "recipe" in name]
     assert wheel.stat().st_size < 40e6
 
 

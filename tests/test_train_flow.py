@@ -1,18 +1,13 @@
-import importlib.util
-
 import torch
 from click.testing import CliRunner
 
+from data.sapling.recipe import train_flow as recipe
 from inversion import LatentDiffusionModel, invert_diffusion, sample
-from inversion.model import sapling_folder
 from watermark import RingKey, detect, watermarked_noise
 
 
 def test_the_recipe_of_the_flow_model_runs_and_goes_on(tmp_path, monkeypatch):
     """Four pairs and a second of training are no model; the folder is one that everything takes."""
-    spec = importlib.util.spec_from_file_location("train_flow", sapling_folder() / "train_flow.py")
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
     monkeypatch.setattr(recipe, "BATCH", 4)
     folder = tmp_path / "flow"
     for expected in ("1 steps in all", "2 steps in all"):

@@ -1,7 +1,7 @@
 """Turn Sapling into a flow-matching model of few steps, by reflow from its own pictures. Needs no other data.
 
-    python data/sapling/train_flow.py out --pairs 8192 --minutes 120
-    python data/sapling/train_flow.py out --minutes 60            goes on where it stopped
+    python -m data.sapling.recipe.train_flow out --pairs 8192 --minutes 120
+    python -m data.sapling.recipe.train_flow out --minutes 60            goes on where it stopped
 
 Rectified flow, Liu et al. 2022 (https://arxiv.org/abs/2209.03003), as InstaFlow used it: pairs of noise ε and the
 latent z_0 that Sapling makes of it under a prompt; then the UNet, starting from Sapling's, learns
@@ -27,14 +27,14 @@ from rich.progress import track
 from torch import Tensor
 
 from inversion import LatentDiffusionModel, sample
+from inversion.model import data_folder, sapling_folder
 
-SAPLING = Path(__file__).resolve().parent
 GUIDANCE, BATCH, RATE, EMPTY = 3.0, 64, 2e-4, 0.1
 
 
 def prompts_for(count: int) -> list[str]:
     """The prompts that Sapling knows, over and over."""
-    lines = (SAPLING.parent / "prompts" / "sapling.txt").read_text(encoding="utf-8").splitlines()
+    lines = (data_folder() / "prompts" / "sapling.txt").read_text(encoding="utf-8").splitlines()
     return [lines[i % len(lines)] for i in range(count)]
 
 
@@ -118,7 +118,7 @@ def main(folder: Path, pairs: int, minutes: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     noise, z_0 = make_pairs(folder, pairs)
-    pipe = StableDiffusionPipeline.from_pretrained(SAPLING, dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(sapling_folder(), dtype=torch.float32)
     average = train(pipe, noise, z_0, folder, minutes)
     average.copy_to(pipe.unet.parameters())
     pipe.scheduler = DPMSolverMultistepScheduler(

@@ -1,0 +1,79 @@
+"""Make Sapling: pictures, decoder, diffusion network, export and evaluation, one after the other.
+
+\b
+    python -m data.sapling.recipe --decoder-minutes 240 --diffusion-minutes 480
+    python -m data.sapling.recipe --start scratch --decoder-minutes 240 --diffusion-minutes 900
+    python -m data.sapling.recipe --minutes 1 --count 200 --quick       does all of it run?
+
+The same command goes on where it was stopped or killed, and with more minutes trains on. From the shipped weights
+the encoder is frozen and the decoder trained alone; with --start scratch both are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import torch
+
+from data.sapling.recipe import evaluate, grid, train_autoencoder, train_diffusion
+from data.sapling.recipe.export import export
+from data.sapling.recipe.networks import SAPLING, SCRATCH
+from data.sapling.recipe.prepare import FOLDER, prepare
+from data.sapling.recipe.training import MINUTES, Budget
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, help=__doc__)
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=FOLDER, show_default=True)
+@click.option("--from", "given", multiple=True, type=click.Path(exists=True, path_type=Path), help="See prepare.")
+@click.option("--start", default=SAPLING, show_default=True, help="sapling, scratch, or a diffusers folder.")
+@click.option("--count", type=click.IntRange(1), default=24_000, show_default=True, help="Pictures.")
+@click.option("--held-out", type=click.IntRange(1), default=512, show_default=True, help="Pictures to test with.")
+@click.option("--decoder-minutes", type=MINUTES, default=240.0, show_default=True, help="For the autoencoder.")
+@click.option("--diffusion-minutes", type=MINUTES, default=480.0, show_default=True)
+@click.option("--minutes", type=MINUTES, help="Instead of both.")
+@click.option("--quick", is_flag=True, help="Evaluate few pictures with few steps.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def main(
+    folder: Path,
+    given: tuple[Path, ...],
+    start: str,
+    count: int,
+    held_out: int,
+    decoder_minutes: float,
+    diffusion_minutes: float,
+    minutes: float | None,
+    quick: bool,
+    seed: int,
+) -> None:
+    """Do everything."""
+    torch.set_flush_denormal(True)
+    prepare(folder, given, count=count, held_out=held_out, size=128, seed=seed)
+    scratch = start == SCRATCH
+    train_autoencoder.train(
+        folder,
+        Budget(minutes or decoder_minutes),
+        start=start,
+        decoder_only=not scratch,
+        resume=True,
+        batch=32 if scratch else 8,
+        side=64 if scratch else 128,
+        rate=1e-3 if scratch else 5e-4,
+        seed=seed,
+    )
+    train_diffusion.train(
+        folder,
+        Budget(minutes or diffusion_minutes),
+        start=start,
+        resume=True,
+        rate=5e-4 if scratch else 3e-4,
+        seed=seed,
+        sample_steps=evaluate.QUICK.steps if quick else grid.STEPS,
+    )
+    model = export(folder)
+    evaluate.evaluate(folder, model, model, evaluate.QUICK if quick else evaluate.Effort())
+    click.echo(f"the model is in {model}")
+
+
+if __name__ == "__main__":
+    main()

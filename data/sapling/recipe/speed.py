@@ -1,0 +1,165 @@
+"""Find the format that runs Sapling fastest on this CPU, and how far from the machine's own ceiling it is.
+
+\b
+    python -m data.sapling.recipe.speed                 fp32 and bf16, both memory formats, some minutes
+    python -m data.sapling.recipe.speed --compile       also with torch.compile, which takes minutes to compile
+    OMP_NUM_THREADS=1 python -m data.sapling.recipe.speed --rounds 1
+
+The ceiling is a matrix multiplication of 1024 × 1024 in the same dtype. It and the networks are measured in turns,
+so that a machine that is slower for a while slows both, and what is told is the median over rounds of the ratio:
+the share of the ceiling's operations a second that a network reaches. Generating (50 steps with guidance, decoding)
+and inverting (10 steps, no guidance, and encoding) an image are told in seconds and as a multiple of the time that
+their operations would take at the ceiling. Writes ``speed.json`` into --output.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.record import write
+from data.sapling.recipe.networks import SAPLING, start_pipeline
+from data.sapling.recipe.prepare import FOLDER
+from inversion.model import DTYPES
+
+MATRIX = 1024
+GENERATION, INVERSION, GUIDED = 50, 10, 2
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+@dataclass(frozen=True)
+class Format:
+    """How networks are laid out and computed."""
+
+    dtype: str
+    layout: str
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.dtype}, {self.layout}" + (", compiled" if self.compiled else "")
+
+    def apply(self, network: nn.Module) -> Any:  # noqa: ANN401
+        """A copy of a network in this format."""
+        own = copy.deepcopy(network).to(DTYPES[self.dtype])
+        own = own.to(memory_format=LAYOUTS[self.layout])  # type: ignore[call-overload]
+        return torch.compile(own) if self.compiled else own
+
+    def lay(self, a: Tensor) -> Tensor:
+        """A tensor (B, C, h, w) in this format."""
+        return a.to(DTYPES[self.dtype], memory_format=LAYOUTS[self.layout])
+
+
+def seconds(work: Callable[[], object], least: float = 0.5) -> float:
+    """How long something takes, mean over as many calls as fill ``least`` seconds, after one to warm up."""
+    work()
+    calls, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < least or not calls:
+        work()
+        calls += 1
+    return spent / calls
+
+
+def operations(work: Callable[[], object]) -> int:
+    """Floating-point operations of matrix products and convolutions, two for each multiplication."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def parts(pipe: StableDiffusionPipeline, form: Format, batch: int) -> dict[str, Callable[[], object]]:
+    """The UNet, decoder and encoder in a format, as functions of nothing, for a batch."""
+    unet, vae = form.apply(pipe.unet), copy.deepcopy(pipe.vae)
+    vae.decoder, vae.encoder = form.apply(vae.decoder), form.apply(vae.encoder)
+    vae.to(DTYPES[form.dtype])
+    side = pipe.unet.config.sample_size
+    z = form.lay(torch.randn(batch, pipe.unet.config.in_channels, side, side))
+    x = form.lay(torch.randn(batch, 3, vae.config.sample_size, vae.config.sample_size))
+    told = torch.randn(batch, pipe.tokenizer.model_max_length, pipe.text_encoder.config.hidden_size).to(z.dtype)
+    return {
+        "unet": lambda: unet(z, 500, encoder_hidden_states=told),
+        "decoder": lambda: vae.decode(z),
+        "encoder": lambda: vae.encode(x),
+    }
+
+
+def ceiling(dtype: str) -> float:
+    """Operations a second of a matrix product."""
+    a, b = (torch.randn(MATRIX, MATRIX).to(DTYPES[dtype]) for _ in range(2))
+    return 2 * MATRIX**3 / seconds(lambda: a @ b)
+
+
+@torch.inference_mode()
+def measure(pipe: StableDiffusionPipeline, form: Format, batch: int, rounds: int) -> dict[str, Any]:
+    """Shares of the ceiling of all parts, and seconds an image of generation and inversion, medians over rounds."""
+    plain = Format("fp32", "contiguous")
+    count = {name: operations(work) / batch for name, work in parts(pipe, plain, batch).items()}
+    own = parts(pipe, form, batch)
+    turns = []
+    for _ in range(rounds):
+        top = ceiling(form.dtype)
+        took = {name: seconds(work) / batch for name, work in own.items()}
+        turns.append((top, took))
+    result: dict[str, Any] = {"ceiling": statistics.median(top for top, _ in turns)}
+    for name in own:
+        result[name] = {
+            "seconds": statistics.median(took[name] for _, took in turns),
+            "share of ceiling": statistics.median(count[name] / took[name] / top for top, took in turns),
+        }
+    for name, steps, last in (
+        ("generation", GUIDED * GENERATION, "decoder"),
+        ("inversion", INVERSION, "encoder"),
+    ):
+        least = steps * count["unet"] + count[last]
+        spent = [steps * took["unet"] + took[last] for _, took in turns]
+        result[name] = {
+            "seconds": statistics.median(spent),
+            "times the ceiling": statistics.median(
+                s * top / least for s, (top, _) in zip(spent, turns, strict=True)
+            ),
+        }
+    return result
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, help=__doc__)
+@click.option("--model", default=SAPLING, show_default=True, help="sapling, or a diffusers folder.")
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Latents at a time.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--compile", "compiled", is_flag=True, help="Also compiled.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=FOLDER, show_default=True)
+def main(model: str, batch: int, rounds: int, compiled: bool, output: Path) -> None:
+    """Measure."""
+    pipe = start_pipeline(output, model)
+    forms = [
+        Format(d, layout, c)
+        for d in ("fp32", "bf16")
+        for layout in LAYOUTS
+        for c in ([False, True][: 1 + compiled])
+    ]
+    result: dict[str, Any] = {"settings": {"model": model, "batch": batch, "rounds": rounds}, "formats": {}}
+    for form in forms:
+        found = measure(pipe, form, batch, rounds)
+        result["formats"][str(form)] = found
+        write("speed", result, output)
+        click.echo(
+            f"{form}: UNet {found['unet']['share of ceiling']:.2f} of {found['ceiling'] / 1e9:.0f} GFLOP/s; "
+            f"{GENERATION}-step generation {found['generation']['seconds']:.3f} s an image, "
+            f"{found['generation']['times the ceiling']:.1f} times the ceiling's; {INVERSION}-step inversion "
+            f"{found['inversion']['seconds']:.3f} s, {found['inversion']['times the ceiling']:.1f} times"
+        )
+    best = min(result["formats"], key=lambda name: result["formats"][name]["generation"]["seconds"])
+    click.echo(f"fastest: {best}; wrote {output / 'speed.json'}")
+
+
+if __name__ == "__main__":
+    main()

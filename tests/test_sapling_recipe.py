@@ -1,0 +1,294 @@
+"""The recipe of Sapling: its pieces on pictures made here, and all of it on Debian's (slow)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image, ImageDraw
+
+from data.sapling.recipe import (
+    dataset,
+    evaluate,
+    grid,
+    neighbours,
+    networks,
+    prepare,
+    sources,
+    train_autoencoder,
+    train_diffusion,
+)
+from data.sapling.recipe.__main__ import main
+from data.sapling.recipe.composites import colour_name, on_background
+from data.sapling.recipe.export import export
+from data.sapling.recipe.pictures import object_name
+from data.sapling.recipe.spectrum import extremes, lanczos
+from data.sapling.recipe.training import Budget, rate_factor, read
+from inversion import LatentDiffusionModel, sample
+from inversion.model import sapling_folder
+from tests.problems import tiny_pipeline
+from watermark import RingKey, Verifier, watermarked_noise
+
+ROOT = Path(__file__).resolve().parents[1]
+COUNT, HELD_OUT, SIDE = 24, 8, 32
+TINY = evaluate.Effort(8, 4, 4, 2, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    """A folder as if the packages were installed in it: two stamps, thirteen wallpapers."""
+    root = tmp_path_factory.mktemp("root")
+    for package in sources.PACKAGES:
+        (root / "usr/share/doc" / package.name).mkdir(parents=True)
+        (root / "usr/share/doc" / package.name / "copyright").write_text("free")
+    stamps, wallpapers = root / "usr/share/tuxpaint/stamps/fruit", root / "usr/share/backgrounds"
+    stamps.mkdir(parents=True)
+    wallpapers.mkdir(parents=True)
+    for name, colour in (("apple", "red"), ("pear", "yellow")):
+        stamp = Image.new("RGBA", (120, 120))
+        ImageDraw.Draw(stamp).ellipse((10, 10, 110, 110), colour)
+        stamp.save(stamps / f"{name}.png")
+        (stamps / f"{name}.txt").write_text(f"A {name} (fruit).\nca.utf8=...")
+    Image.new("RGBA", (120, 120), "red").save(stamps / "nameless.png")
+    for i in range(13):
+        Image.new("RGB", (720, 700), (20 * i, 100, 200)).save(wallpapers / f"{i:02}.png", compress_level=1)
+    Image.new("RGBA", (720, 700)).save(wallpapers / "transparent.png", compress_level=1)
+    Image.new("RGB", (100, 100)).save(wallpapers / "small.png")
+    return root
+
+
+def prepared(packages, folder):
+    options = ["--count", str(COUNT), "--held-out", str(HELD_OUT), "--size", str(SIDE)]
+    done = CliRunner().invoke(prepare.main, ["--folder", str(folder), "--from", str(packages), *options])
+    assert done.exit_code == 0, done.output
+    return json.loads((folder / "data/sources.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def run(packages, tmp_path):
+    """A run's folder with its pictures, and a tiny pipeline to start from."""
+    prepared(packages, tmp_path / "run")
+    pipe = tiny_pipeline(prediction_type="v_prediction")
+    pipe.save_pretrained(tmp_path / "start")
+    return tmp_path / "run", str(tmp_path / "start")
+
+
+def test_names_colours_and_captions():
+    assert object_name("A knight’s helmet.\nfr.utf8=Un casque") == "a knight's helmet"
+    assert object_name("The earth. Our planet.") == "the earth"
+    assert object_name("Tux—the Linux mascot!") == object_name("one two three four five six") == ""
+    assert colour_name(Image.new("RGB", (8, 8), (220, 30, 30))) == "red"
+    assert on_background("", "orange") == "an orange background"
+
+
+def test_the_same_seed_makes_the_same_pictures_also_after_an_interruption(packages, tmp_path, monkeypatch):
+    whole = prepared(packages, tmp_path / "a")
+    assert whole["names"] == ["a apple", "a pear"]
+    assert (len(whole["wallpapers"]), len(whole["held-out wallpapers"])) == (11, 2)
+    assert not set(whole["wallpapers"]) & set(whole["held-out wallpapers"])
+    pictures = dataset.load(tmp_path / "a/data", dataset.TRAIN)
+    assert pictures.pixels.shape == (COUNT, SIDE, SIDE, 3)
+    assert any("pear on a" in caption for caption in pictures.captions)
+
+    monkeypatch.setattr(dataset, "EVERY", 5)
+    compose, calls = prepare.compose, iter(range(13))
+    monkeypatch.setattr(prepare, "compose", lambda *a: compose(*a) if next(calls, None) is not None else 1 / 0)
+    with pytest.raises(AssertionError):
+        prepared(packages, tmp_path / "b")
+    monkeypatch.setattr(prepare, "compose", compose)
+    assert prepared(packages, tmp_path / "b") == whole
+
+    options = ["--folder", str(tmp_path / "a"), "--from", str(packages), "--seed", "1"]
+    other = CliRunner().invoke(prepare.main, options)
+    assert other.exit_code == 1
+    assert "other settings" in other.output
+
+
+def test_packages_that_cannot_be_had_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    done = CliRunner().invoke(prepare.main, ["--folder", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "no apt-get" in done.output
+    assert "--from" in done.output
+    done = CliRunner().invoke(prepare.main, ["--folder", str(tmp_path), "--from", str(tmp_path)])
+    assert "tuxpaint-stamps-default is not among" in done.output
+
+
+def test_the_rate_rises_stays_and_falls():
+    factors = [rate_factor(step, step / 1000) for step in range(1001)]
+    assert factors[0] == pytest.approx(0.01)
+    assert set(factors[100:750]) == {1.0}
+    assert factors[-1] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("train", "settings", "file"),
+    [
+        (train_autoencoder.train, {"decoder_only": True, "batch": 2}, networks.AUTOENCODER),
+        (train_diffusion.train, {"batch": 4}, networks.DIFFUSION),
+    ],
+)
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(run, tmp_path, monkeypatch, train, settings, file):
+    folder, start = run
+    settings = {"start": start, "bf16": False, "every": 1, **settings}
+    monkeypatch.setattr(train_diffusion, "draw_grid", lambda *a, **k: None)
+    monkeypatch.setattr(train_diffusion, "TIMES", (500,))
+    whole = train(folder, Budget(1, 5), **settings)
+    other = tmp_path / "other"
+    (folder / "data").rename(tmp_path / "data")
+    other.mkdir()
+    (tmp_path / "data").rename(other / "data")
+
+    module = train_autoencoder if file == networks.AUTOENCODER else train_diffusion
+    draw = module.Draw
+
+    def killed(seed, step):
+        if step == 3:
+            raise KeyboardInterrupt
+        return draw(seed, step)
+
+    monkeypatch.setattr(module, "Draw", killed)
+    original = module.Training.run
+    monkeypatch.setattr(module.Training, "run", lambda *a, **k: original(*a, **k, save_minutes=0.0))
+    with pytest.raises(KeyboardInterrupt):
+        train(other, Budget(1, 5), **settings)
+    monkeypatch.setattr(module, "Draw", draw)
+    with pytest.raises(Exception, match="--resume"):
+        train(other, Budget(1, 5), **settings)
+    with pytest.raises(Exception, match="was made with"):
+        train(other, Budget(1, 5), **settings | {"batch": 3}, resume=True)
+    resumed = train(other, Budget(1, 5), **settings, resume=True)
+    curves = [[entry["losses"] for entry in t.log if "losses" in entry] for t in (whole, resumed)]
+    assert len(curves[0]) == 5
+    assert curves[0] == curves[1]
+    for a, b in zip(whole.average.shadow_params, resumed.average.shadow_params, strict=True):
+        assert torch.equal(a, b)
+    assert train(other, Budget(1, 5), **settings, resume=True).step == 5  # the budget is spent
+
+
+def test_a_run_is_exported_measured_and_told_of(run, monkeypatch):
+    folder, start = run
+    monkeypatch.setattr(grid, "PROMPTS", ("a red apple", "a pear"))
+    monkeypatch.setattr(evaluate, "PROMPTS", ("a red apple", "a pear"))
+    train_autoencoder.train(folder, Budget(1, 2), start=start, decoder_only=True, batch=2, bf16=False)
+    train_diffusion.train(folder, Budget(1, 2), start=start, batch=4, sample_steps=1, bf16=False)
+    before = networks.start_pipeline(folder, start)
+    model = export(folder)
+    after = networks.start_pipeline(folder, str(model))
+    trained = read(folder / networks.AUTOENCODER)["averaged"]["vae"]
+    for name, weights in after.vae.state_dict().items():
+        torch.testing.assert_close(weights, trained[name], rtol=1e-3, atol=1e-6)
+        if name.startswith("encoder"):
+            torch.testing.assert_close(weights, before.vae.state_dict()[name], rtol=1e-3, atol=1e-6)
+    assert any(
+        (a - b).abs().max() > 1e-6 for a, b in zip(after.unet.parameters(), before.unet.parameters(), strict=True)
+    )
+    assert after.text_encoder.dtype == after.unet.dtype == torch.float32
+    assert str(folder) not in "".join(file.read_text("utf-8") for file in model.rglob("*.json"))
+
+    found = evaluate.evaluate(folder, model, model, TINY)
+    assert found["reconstruction"]["held out"]["pictures"] == HELD_OUT
+    assert len(found["loss by time"]) == len(train_diffusion.TIMES)
+    assert Image.open(model / "samples.png").width == 8 * SIDE
+    assert (model / "nearest.png").exists()
+    card = (model / "README.md").read_text(encoding="utf-8")
+    for told in (
+        "decoder alone, the encoder frozen: 2 steps of 2",
+        "GPL-2",
+        "PSNR",
+        "python -m data.sapling.recipe",
+    ):
+        assert told in card
+
+
+def test_an_autoencoder_of_other_latents_is_not_exported_alone(run):
+    folder, start = run
+    train_autoencoder.train(folder, Budget(1, 1), start=start, batch=2, side=16)
+    with pytest.raises(Exception, match=r"still needs diffusion\.pt"):
+        export(folder)
+
+
+def test_extremes_of_a_known_jacobian():
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(16, 16, generator=generator) / 4 + torch.eye(16)
+    z = torch.randn(2, 4, 2, 2, generator=generator)
+    found = extremes(lambda z: (z.flatten(1) @ matrix.T).unflatten(1, (4, 2, 2)), z, steps=16)
+    singular = torch.linalg.svdvals(matrix)
+    expected = {
+        "largest singular value": singular[0],
+        "smallest singular value": singular[-1],
+        "monotone": torch.linalg.eigvalsh((matrix + matrix.T) / 2)[0],
+        "distance from identity": torch.linalg.svdvals(torch.eye(16) - matrix)[0],
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name].float(), value.expand(2), rtol=1e-3, atol=1e-3)
+    assert lanczos(lambda v: 3 * v, z, steps=3)[1].tolist() == pytest.approx([3, 3])
+
+
+def test_a_copy_of_a_training_picture_is_found_and_a_smooth_picture_is_not():
+    pixels = np.random.default_rng(0).integers(0, 256, (520, 32, 32, 3), dtype=np.uint8)
+    train = dataset.Pictures(pixels, [""] * 520)
+    copied = dataset.as_tensor(pixels[[3, 510]]).flip(-1)
+    distance, row = neighbours.closest(torch.cat([copied, torch.zeros(1, 3, 32, 32)]), train)
+    assert row[:2].tolist() == [3, 510]
+    assert distance[:2].max() < 0.05
+    assert distance[2] > 0.9
+    told = neighbours.compared(distance, torch.full((5,), 0.9))
+    assert told["closer than 99 % of held out"] == pytest.approx(2 / 3)
+
+
+def test_new_networks_have_the_layout_of_the_shipped_ones():
+    new = networks.new_pipeline(["a red apple on a blue background", "a tiger"])
+    old = networks.start_pipeline(Path(), networks.SAPLING)
+    for name in ("vae", "unet"):
+        shapes = [{k: v.shape for k, v in getattr(pipe, name).state_dict().items()} for pipe in (new, old)]
+        assert shapes[0] == shapes[1]
+    configs = [{k: v for k, v in p.scheduler.config.items() if not k.startswith("_")} for p in (new, old)]
+    assert configs[0] == configs[1]
+    ids = new.tokenizer("A red apple").input_ids
+    assert ids[0] == new.tokenizer.bos_token_id
+    assert ids[-1] == new.tokenizer.eos_token_id
+
+
+@pytest.mark.slow
+def test_all_of_it_runs_from_the_packages_to_a_verdict(tmp_path):
+    cache = ROOT / "build/sapling/packages"
+    try:
+        found = sources.find([], cache)
+    except sources.NoPackagesError as error:
+        pytest.skip(f"Debian's packages cannot be had: {error.message}")
+    given = [option for root, _ in found.values() for option in ("--from", str(root))]
+    arguments = [
+        "--folder",
+        str(tmp_path),
+        *given,
+        "--count",
+        "200",
+        "--held-out",
+        "16",
+        "--minutes",
+        "1",
+        "--quick",
+    ]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "model"
+    assert sum(file.stat().st_size for file in folder.rglob("*.safetensors")) < 30e6
+    measured = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    assert measured["reconstruction"]["held out"]["psnr"] > 26
+    assert np.isfinite(list(measured["loss by time"].values())).all()
+
+    model, key = LatentDiffusionModel.load(folder), RingKey(bytes(range(32)))
+    noise = watermarked_noise(key, (1, *model.latent_shape), generator=torch.Generator().manual_seed(1))
+    x = model.autoencoder.decode(sample(model, noise, prompt="a strawberry", guidance=3.0, steps=25))
+    image = Image.fromarray(((x[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+    verdict = next(iter(Verifier(model, {"me": key}).verify([image])))
+    assert verdict.p_value < 1e-6
+    old = read_card(sapling_folder())
+    assert read_card(folder) != old
+
+
+def read_card(folder):
+    return (folder / "README.md").read_text(encoding="utf-8")
