@@ -174,7 +174,7 @@ def prompt_mask(
     return ((total / (3 * mean)).clamp(max=1) > threshold).float()
 
 
-def latent_mask(mask: Tensor, batch: int, size: tuple[int, int], factor: int) -> Tensor:
+def latent_mask(mask: Tensor, batch: int, size: tuple[int, ...], factor: int) -> Tensor:
     """A mask of pixels (B or 1, 1, H, W) as one of latents (B, 1, h, w): the largest value that a latent covers.
 
     Raises:
