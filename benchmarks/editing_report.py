@@ -59,12 +59,12 @@ def draw(
     names = list(shown)
     examples = next(iter(shown.values())).shape[1]
     figure = Figure(figsize=(3 + 2.0 * (len(names) + 1), 4.2 * examples / 2 + 3.6), dpi=100, layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1.05 * 2 * examples, 3.2))
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.05 * 2 * examples, 3.2))[:, 0]
     grid = above.subplots(2 * examples, len(names) + 1, squeeze=False)
     for i in range(examples):
         picture, maps = grid[2 * i], grid[2 * i + 1]
         show(picture[0], as_picture(shown[names[0]][0, i]))
-        outline(picture[0], edges)
+        outline(picture[0], edges, shown[names[0]].shape[-1])
         picture[0].set_title(told[i][0] if i else f"the picture\n{told[i][0]}", fontsize=7)
         maps[0].set_axis_off()
         maps[0].text(0.5, 0.5, f"→ {told[i][1]}\n\nerror outside\nthe mask", ha="center", va="center", fontsize=7)
@@ -107,9 +107,8 @@ def show(axes: Axes, picture: NDArray[np.floating]) -> None:
     axes.set_axis_off()
 
 
-def outline(axes: Axes, edges: tuple[float, float]) -> None:
-    """The edge of the mask on the picture that was drawn."""
-    side = axes.get_images()[0].get_array().shape[0]
+def outline(axes: Axes, edges: tuple[float, float], side: int) -> None:
+    """The edge of the mask on a picture of so many pixels a side."""
     length = (edges[1] - edges[0]) * side
     axes.add_patch(Rectangle((edges[0] * side,) * 2, length, length, fill=False, color="white", lw=1.5, ls="--"))
 
@@ -117,7 +116,7 @@ def outline(axes: Axes, edges: tuple[float, float]) -> None:
 def readme_table(result: Json) -> str:
     """Errors of the background by method, in Markdown."""
     lines = [
-        "| latents from | iterations | error of the background | default better by | on | p | with detail restored |",
+        "| latents from | iterations | error of the background | default better by | on | p | detail restored |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, cell in result["summary"].items():

@@ -70,7 +70,7 @@ def over_attacks(cell: Json) -> float:
 def draw(result: Json, examples: Sequence[tuple[Pixels, Pixels]], path: Path) -> None:
     """Above: pictures before and after, and the change. Below: visibility against detection, and by attack."""
     figure = Figure(figsize=(15, 9), dpi=110, layout="constrained")
-    above, below = np.ravel(figure.subfigures(2, 1, height_ratios=(1, 1.1)))
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.1))[:, 0]
     axes = above.subplots(1, 3 * len(examples), squeeze=False)[0]
     for i, (before, after) in enumerate(examples):
         error = after.astype(np.float64) - before
