@@ -10,6 +10,7 @@ from PIL import Image
 from inversion import invert_diffusion
 from tests.problems import gaussian_model
 from watermark import Pattern, RingKey, Verifier, detect
+from watermark.attempts import Attempt, judge
 from watermark.changes import carried, changed, climbed, correlation
 from watermark.marking import mark
 from watermark.similarity import psnr, ssim
@@ -156,3 +157,29 @@ def test_what_cannot_be_marked_is_refused(model, verifier):
         mark(zeros, [picture(3)])
     with pytest.raises(ValueError, match="exactly one key"):
         mark(Verifier(model, {"a": KEY, "b": RingKey(bytes(32))}), [picture(3)])
+
+
+def attempt(model, rho=0.0):
+    pixels, blank = picture(1), torch.zeros(3, 64, 64)
+    return Attempt(pixels, model.image_size, pixels, blank, blank, blank, rho, step=torch.ones(3, 64, 64))
+
+
+def test_steps_that_miss_are_tried_again_in_part(model):
+    tried, blank = picture(2), torch.zeros(3, 64, 64)
+    far = attempt(model)
+    judge(far, 1.0, tried, False, blank, blank, 0.8, 0.4)
+    assert float(far.step.mean()) == pytest.approx(0.5)
+    assert far.pixels is tried  # if no other is tried, this one holds
+    assert (far.rho, float(far.change.sum()), far.done) == (0.0, 0.0, False)
+    lost = attempt(model, rho=0.1)
+    judge(lost, 1.0, tried, False, blank, blank, 0.05, 0.4)
+    assert float(lost.step.mean()) == pytest.approx(0.25)
+    assert lost.pixels is lost.original
+    short = attempt(model)
+    judge(short, 0.5, tried, False, blank, blank, 0.2, 0.4)
+    assert float(short.change.mean()) == pytest.approx(0.5)
+    assert (short.step, short.rho, short.gain, short.done) == (None, 0.2, 0.5, False)
+    for at_bound, rho in ((True, 0.2), (False, 0.395)):
+        last = attempt(model)
+        judge(last, 1.0, tried, at_bound, blank, blank, rho, 0.4)
+        assert last.done

@@ -89,13 +89,13 @@ def test_the_gradient_of_a_linear_inversion_is_its_factor(model):
 
 
 def test_the_gradient_is_that_of_finite_differences(sapling):
-    z = 0.8 * torch.randn(2, *sapling.latent_shape, generator=torch.Generator().manual_seed(5))
+    z = 0.8 * torch.randn(1, *sapling.latent_shape, generator=torch.Generator().manual_seed(5))
     g = torch.randn(z.shape, generator=torch.Generator().manual_seed(6))
-    _, gradient = pull_back(sapling, z, lambda noise: (noise * g).flatten(1).sum(1), steps=3)
+    _, gradient = pull_back(sapling, z, lambda noise: (noise * g).flatten(1).sum(1), steps=2)
     step = 0.02 * gradient / gradient.flatten(1).norm(dim=1)[:, None, None, None]
 
     def value(at):
-        return (invert_diffusion(sapling, at, method="midpoint", steps=3).value * g).flatten(1).sum(1)
+        return (invert_diffusion(sapling, at, method="midpoint", steps=2).value * g).flatten(1).sum(1)
 
     slope = (value(z + step) - value(z - step)) / 2
     torch.testing.assert_close(slope, (gradient * step).flatten(1).sum(1), rtol=1e-2, atol=0)

@@ -34,6 +34,7 @@ class Attempt:
         rho: of that noise.
         step: (3, h, w) the change that is tried next, after one that went too far; None for a new one.
         gain: by what ρ rose for 1 that was asked for, in the last round.
+        rounds: pictures that were tried.
         done: whether it is finished.
     """
 
@@ -83,14 +84,17 @@ def attempted(
 def judge(
     a: Attempt, share: float, pixels: Pixels, at_bound: bool, z: Tensor, noise: Tensor, rho: float, strength: float
 ) -> None:
-    """Take what was tried, or a part of it next time if it went too far, or end where nothing is gained."""
+    """Take what was tried; or try a part of it next if it went too far, or less of it if nothing was gained.
+
+    A picture with more of the mark than was asked for is kept until there is one with as much.
+    """
     assert a.step is not None  # noqa: S101 - set before anything is tried
     a.rounds += 1
     step, risen, wanted = share * a.step, rho - a.rho, strength - a.rho
     if risen <= 0:
-        a.done = True
-    elif risen > wanted + 2 * NEAR and wanted > 0:
-        a.step = step * (wanted / risen)
+        a.step = step / 4
+    elif risen > wanted + 2 * NEAR:
+        a.step, a.pixels = step * (wanted / risen), pixels
     else:
         a.pixels, a.change, a.z, a.noise, a.rho = pixels, a.change + step, z, noise, rho
         a.step, a.gain = None, min(max(a.gain * risen / wanted, 0.25), 2.0)
