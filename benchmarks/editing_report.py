@@ -23,21 +23,27 @@ MOST = 0.12
 
 
 def summary(methods: Json, default: str) -> Json:
-    """Means of every method, and the paired comparison of the default with it, by Wilcoxon's signed-rank test."""
-    out: Json = {}
-    for name, found in methods.items():
-        out[name] = {"mean": tidy(np.mean(found["preserved"])), "restored": tidy(np.mean(found["restored"]))}
-        if name == default:
-            continue
-        gain = np.array(found["preserved"]) - np.array(methods[default]["preserved"])
-        half = stats.t.ppf(0.975, max(len(gain) - 1, 1)) * stats.sem(gain) if len(gain) > 1 else np.inf
-        out[name]["default against it"] = {
-            "gain": tidy(gain.mean()),
-            "ci95": tidy([gain.mean() - half, gain.mean() + half]),
-            "better": rate(int((gain > 0).sum()), len(gain)),
-            "wilcoxon p": tidy(stats.wilcoxon(gain).pvalue) if gain.any() else 1.0,
+    """Means of every method, and the paired comparison of the default with it."""
+    return {
+        name: {
+            what: {"mean": tidy(np.mean(values))}
+            | ({} if name == default else {"default against it": compared(values, methods[default][what])})
+            for what, values in found.items()
         }
-    return out
+        for name, found in methods.items()
+    }
+
+
+def compared(theirs: list[float], ours: list[float]) -> Json:
+    """By how much errors in dB are smaller: Student's interval of the mean, and Wilcoxon's signed-rank test."""
+    gain = np.array(theirs) - np.array(ours)
+    half = stats.t.ppf(0.975, len(gain) - 1) * stats.sem(gain) if len(gain) > 1 else 0.0
+    return {
+        "gain": tidy(gain.mean()),
+        "ci95": tidy([gain.mean() - half, gain.mean() + half]),
+        "better": rate(int((gain > 0).sum()), len(gain)),
+        "wilcoxon p": tidy(stats.wilcoxon(gain).pvalue) if gain.any() else 1.0,
+    }
 
 
 def draw(
@@ -115,21 +121,26 @@ def outline(axes: Axes, edges: tuple[float, float], side: int) -> None:
 
 def readme_table(result: Json) -> str:
     """Errors of the background by method, in Markdown."""
-    lines = [
-        "| latents from | iterations | error of the background | default better by | on | p | detail restored |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    columns = " | ".join(
+        f"{what} | default better by | on | p" for what in ("background, edited", "before the edit")
+    )
+    lines = [f"| latents from | iterations | {columns} |", "|---|" + "---|" * 9]
     for name, cell in result["summary"].items():
-        count = result["equal time"].get(name, {}).get("iterations", "")
-        against = cell.get("default against it")
-        compared = ["", "", ""]
-        if against:
-            low, high = against["ci95"]
-            compared = [
-                f"{against['gain']:.1f} dB ({low:.1f} … {high:.1f})",
-                f"{against['better']['hits']} of {against['better']['trials']}",
-                f"{against['wilcoxon p']:.0e}",
-            ]
-        row = [name, str(count), f"{cell['mean']:.1f} dB", *compared, f"{cell['restored']:.1f} dB"]
-        lines.append(f"| {' | '.join(row)} |".replace("-", "−").replace("|−−−|", "|---|"))
+        row = [name, str(result["equal time"].get(name, {}).get("iterations", ""))]
+        for error in (cell["preserved"], cell["recovered"]):
+            row += [f"{error['mean']:.1f} dB", *against_text(error.get("default against it"))]
+        lines.append(f"| {' | '.join(row)} |".replace("-", "−"))
     return "\n".join(lines)
+
+
+def against_text(against: Json | None) -> list[str]:
+    """A comparison in three cells."""
+    if against is None:
+        return ["", "", ""]
+    low, high = against["ci95"]
+    better = against["better"]
+    return [
+        f"{against['gain']:.1f} dB ({low:.1f} … {high:.1f})",
+        f"{better['hits']} of {better['trials']}",
+        f"{against['wilcoxon p']:.0e}",
+    ]

@@ -37,7 +37,7 @@ from inversion import LatentDiffusionModel, sample
 from inversion.model import data_folder
 from watermark.generate import initial_noise, to_images
 from watermark.keys import RingKey
-from watermark.marking import mark
+from watermark.marking import STRENGTH, mark
 from watermark.search import transforms_of
 from watermark.verdict import Verdict
 from watermark.verify import Verifier
@@ -73,7 +73,7 @@ class Run:
 
 FULL = Run(
     pictures={GENERATED: 64, PHOTOGRAPHS: 24, LARGE: 12},
-    marks=(("gradient", 0.2), ("gradient", 0.3), ("gradient", 0.4), ("gradient", 0.6), ("sampling", 0.3)),
+    marks=(("gradient", 0.2), ("gradient", 0.35), ("gradient", 0.5), ("gradient", 0.65), ("sampling", 0.3)),
     conditions=("clean", ENCODER, "JPEG 75", *SIX),
     generation=25,
     steps=10,
@@ -81,7 +81,7 @@ FULL = Run(
 )
 QUICK = Run(
     pictures={GENERATED: 1, PHOTOGRAPHS: 1, LARGE: 1},
-    marks=(("gradient", 0.4), ("sampling", 0.3)),
+    marks=(("gradient", 0.5), ("sampling", 0.3)),
     conditions=("clean", "JPEG 25"),
     generation=3,
     steps=3,
@@ -171,7 +171,7 @@ def name_of(way: tuple[str, float]) -> str:
 
 def cells_of(run: Run) -> list[tuple[str, tuple[str, float]]]:
     """Every kind of picture and way of marking, the default first, as it is what matters."""
-    ways = sorted(run.marks, key=lambda way: way != ("gradient", 0.4))
+    ways = sorted(run.marks, key=lambda way: way != ("gradient", STRENGTH))
     return [
         (kind, way)
         for way in (*ways, (BEFORE, 0.0), (START, 0.0))

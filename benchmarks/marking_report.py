@@ -19,7 +19,6 @@ Json = dict[str, Any]
 Pixels = NDArray[np.uint8]
 
 COLOURS = {"generated": "#1a7f37", "photographs": "#0969da", "large photographs": "#8250df"}
-DEFAULT = "gradient, ρ = 0.4"
 MAGNIFIED = 10
 BAR = 30.0
 """PSNR, in dB, that marks are to keep."""

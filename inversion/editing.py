@@ -7,7 +7,8 @@ step takes the recovered latent outside a mask,
 
 as blended diffusion does (https://arxiv.org/abs/2206.02779), here with the picture's own path in the place of
 fresh noise: the background-preserving editing of Hong et al. 2024, §5.2, https://arxiv.org/abs/2409.18442. Outside
-the mask the result is D(z_0), so that it is as good as z_0 is.
+the mask the latent is the recovered one: the picture is as good there as that is, but for what the decoder lets bleed
+over the edge. Its own pixels can then take the place of decoded ones.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def edit(
         decoder: how latents are recovered, see :func:`inversion.invert_decoder`.
         steps: of inversion and of sampling.
         guidance: classifier-free guidance scale of the new prompt, of a model that has one.
-        restore: whether what the autoencoder cannot represent, x − D(z_0), is added outside the mask, so that the
-            picture is its own there; without it, it is D(z_0), as published.
+        restore: whether pixels outside the mask are the picture's own, with a soft edge as wide as a latent. If
+            not, all are decoded, as published.
         progress: called with the steps done and their number, 2 · ``steps``.
 
     Raises:
@@ -86,18 +87,15 @@ def edit(
     else:
         m = latent_mask(mask.to(z_0), len(x), tuple(x.shape[-2:]), model.autoencoder.factor)
     z = blend(model, path, prompt, m, guidance=guidance, progress=lambda done, _: report(steps + done, 2 * steps))
-    return finished(model, x.to(z_0), z_0, z, m, restore=restore)
+    return finished(model, x.to(z_0), z, m, restore=restore)
 
 
-def finished(
-    model: LatentDiffusionModel, x: Tensor, z_0: Tensor, z: Tensor, mask: Tensor, *, restore: bool
-) -> Edited:
-    """Edited latents z of pictures x with latents z_0, decoded; see :func:`edit`."""
-    decode = model.autoencoder.decode
+def finished(model: LatentDiffusionModel, x: Tensor, z: Tensor, mask: Tensor, *, restore: bool) -> Edited:
+    """Edited latents z of pictures x, decoded; see :func:`edit`."""
     background = 1 - interpolate(mask, scale_factor=float(model.autoencoder.factor), mode="bilinear")
-    y = decode(z)
+    y = model.autoencoder.decode(z)
     if restore:
-        y = (y + background * (x - decode(z_0))).clamp(-1, 1)
+        y = y + background * (x - y)
     return Edited(y, mask, background)
 
 

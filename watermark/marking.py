@@ -34,7 +34,7 @@ from watermark.verdict import INCONCLUSIVE, WATERMARKED, Verdict
 from watermark.verify import Verifier
 
 METHODS = ("gradient", "sampling")
-STRENGTH, MIN_PSNR, ROUNDS = 0.4, 30.0, 8
+STRENGTH, MIN_PSNR, ROUNDS = 0.5, 30.0, 8
 
 
 @dataclass(frozen=True)

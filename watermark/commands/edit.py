@@ -60,7 +60,7 @@ class Row:
     "--restore/--no-restore",
     default=True,
     show_default=True,
-    help="Give the background the detail that the autoencoder loses.",
+    help="Take the pixels of the background from the picture; without it, they are decoded.",
 )
 @model_options
 @output_options

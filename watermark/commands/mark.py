@@ -57,7 +57,7 @@ class Row:
 @click.option(
     "--strength",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.4,
+    default=0.5,
     show_default=True,
     help="The ρ that the mark is to have. More is more visible, and survives more.",
 )
@@ -105,7 +105,7 @@ def mark(
 
     \b
     treering mark photo.png --key alice
-    treering mark *.jpg --key alice -o marked --strength 0.5 --min-psnr 36
+    treering mark *.jpg --key alice -o marked --strength 0.3 --min-psnr 40
     treering mark photo.png --key alice -o firm --fpr 1e-12 --json
     """
     from watermark.marking import mark as mark_pictures
