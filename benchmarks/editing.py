@@ -11,9 +11,9 @@ decoded, so that the edit also bleeds over its edge, and through the decoder's n
 *Recovered* is the same for the latents before the edit: what the way of recovering them alone costs. (treering edit
 takes those pixels from the picture, so that neither remains.)
 
-Methods have equal run time: as many iterations as take the CPU the time that the default takes, rounded up, measured
-once, in turns on the same pictures. Gradient descent with 100 iterations, as published, stands beside them. Descent returns
-the iterate that reproduces the picture best, which is more than the published one does.
+Methods have equal run time: as many iterations as take the CPU the time that the default takes, rounded up,
+measured once, in turns on the same pictures. Gradient descent with 100 iterations, as published, stands beside
+them. Descent returns the iterate that reproduces the picture best, which is more than the published one does.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ step takes the recovered latent outside a mask,
 
 as blended diffusion does (https://arxiv.org/abs/2206.02779), here with the picture's own path in the place of
 fresh noise: the background-preserving editing of Hong et al. 2024, §5.2, https://arxiv.org/abs/2409.18442. Outside
-the mask the latent is the recovered one: the picture is as good there as that is, but for what the decoder lets bleed
-over the edge. Its own pixels can then take the place of decoded ones.
+the mask the latent is the recovered one: the picture is as good there as that is, but for what the decoder lets
+bleed over the edge. Its own pixels can then take the place of decoded ones.
 """
 
 from __future__ import annotations
