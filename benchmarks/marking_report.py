@@ -68,8 +68,8 @@ def over_attacks(cell: Json) -> float:
 
 def draw(result: Json, examples: Sequence[tuple[Pixels, Pixels]], path: Path) -> None:
     """Above: pictures before and after, and the change. Below: visibility against detection, and by attack."""
-    figure = Figure(figsize=(15, 9), dpi=110, layout="constrained")
-    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.1))[:, 0]
+    figure = Figure(figsize=(16, 8.5), dpi=110, layout="constrained")
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(0.6, 1.1))[:, 0]
     axes = above.subplots(1, 3 * len(examples), squeeze=False)[0]
     for i, (before, after) in enumerate(examples):
         error = after.astype(np.float64) - before

@@ -81,7 +81,7 @@ def mark(
             a key have about 0.6. More is more visible, and survives more.
         min_psnr: no picture is changed by more than this, in dB; then ρ is as large as that allows.
         method: ``gradient`` differentiates the diffusion network; ``sampling`` does not, and changes more.
-        rounds: pictures that are tried, at most, ≥ 1; two suffice as a rule.
+        rounds: pictures that are tried, at most, ≥ 1; two or three suffice as a rule.
         progress: called with the number of pictures that are done and that of all.
 
     Returns:
