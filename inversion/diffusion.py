@@ -6,7 +6,7 @@ inversion does not know z_t yet, and its methods differ in what they take instea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,10 @@ from inversion.dpm_solver import dpm_invert, dpm_sample
 from inversion.exact import backward_euler, implicit
 from inversion.sampling import (
     Field,
+    Keep,
     Progress,
     ddim_sample,
+    forget,
     midpoint,
     naive,
     naive_next,
@@ -27,14 +29,14 @@ from inversion.sampling import (
     warm_start,
 )
 from inversion.schedule import Schedule, coefficients
-from inversion.shooting import shooting
+from inversion.shooting import Sampler, shooting
 from inversion.solvers import Solution
 
 if TYPE_CHECKING:
     from inversion.model import LatentDiffusionModel
 
 SAMPLERS = {"ddim": ddim_sample, "dpm_solver": dpm_sample}
-EXPLICIT: dict[str, Callable[[Field, Tensor, Schedule, Progress], Tensor]] = {
+EXPLICIT: dict[str, Sampler] = {
     "naive": naive,
     "naive_next": naive_next,
     "warm_start": warm_start,
@@ -77,10 +79,10 @@ def sample(
     z_T = model.check_latents(z_T)
     schedule = model.schedule(steps, z_T.shape)
     field = model.field(prompt, batch=len(z_T), guidance=guidance)
-    return sampler(model, method)(field, schedule.start * z_T, schedule, progress or silent)
+    return sampler(model, method)(field, schedule.start * z_T, schedule, progress or silent, forget)
 
 
-def sampler(model: LatentDiffusionModel, method: str) -> Callable[[Field, Tensor, Schedule, Progress], Tensor]:
+def sampler(model: LatentDiffusionModel, method: str) -> Sampler:
     """The function behind the name of a sampling method."""
     if method == "auto":
         method = "dpm_solver" if is_second_order(model.scheduler) else "ddim"
@@ -175,20 +177,21 @@ def run(
     method: str,
     evaluations: int | None,
     progress: Progress,
+    keep: Keep = forget,
 ) -> Solution:
-    """One method; z_T is that of the schedule, not yet of unit variance."""
+    """One method; z_T is that of the schedule, not yet of unit variance. ``shooting`` has no path to keep."""
     if method in EXPLICIT:
         unknown = torch.full((len(z_0),), torch.nan, device=z_0.device)
-        value = EXPLICIT[method](field, z_0, schedule, progress)
+        value = EXPLICIT[method](field, z_0, schedule, progress, keep)
         no = torch.zeros(len(z_0), dtype=torch.int64, device=z_0.device)
         return Solution(value, unknown, unknown, no, torch.zeros_like(no, dtype=torch.bool), unknown[None][:0])
     if method == "shooting":
         return shooting(sampler(model, "auto"), field, z_0, schedule, evaluations or 3, progress)
     if method == "implicit":
-        return implicit(field, z_0, schedule, evaluations or 20, progress)
+        return implicit(field, z_0, schedule, evaluations or 20, progress, keep)
     if method == "backward_euler":
-        return backward_euler(field, z_0, schedule, evaluations or 50, progress)
-    return dpm_invert(field, z_0, schedule, evaluations or 50, progress=progress)
+        return backward_euler(field, z_0, schedule, evaluations or 50, progress, keep)
+    return dpm_invert(field, z_0, schedule, evaluations or 50, progress=progress, keep=keep)
 
 
 def choose(schedule: Schedule) -> str:

@@ -18,14 +18,16 @@ import torch
 from torch import Tensor
 
 from inversion.exact import joined, solve_step, step_residual
-from inversion.sampling import Field, Progress, all_rows, divisible, naive, silent
+from inversion.sampling import Field, Keep, Progress, all_rows, divisible, forget, naive, silent
 from inversion.schedule import Level, Schedule, coefficients
 from inversion.solvers import Solution
 
 CLEAN = Level(0, 1.0, 0.0)
 
 
-def dpm_sample(field: Field, z_T: Tensor, schedule: Schedule, progress: Progress = silent) -> Tensor:
+def dpm_sample(
+    field: Field, z_T: Tensor, schedule: Schedule, progress: Progress = silent, keep: Keep = forget
+) -> Tensor:
     """Z at the first level (B, ...) → z_0 (B, ...), one evaluation a step."""
     z, rows, before = z_T, all_rows(z_T), z_T  # what is before the first step is not looked at
     for k, (t, s) in enumerate(schedule.steps, 1):
@@ -37,6 +39,7 @@ def dpm_sample(field: Field, z_T: Tensor, schedule: Schedule, progress: Progress
         if weight:
             z = z + weight * (sample - before)
         before = sample
+        keep(z)
         progress(k, len(schedule.steps))
     return z
 
@@ -68,6 +71,7 @@ def dpm_invert(
     evaluations: int = 50,
     fine: int = 5,
     progress: Progress = silent,
+    keep: Keep = forget,
 ) -> Solution:
     """Invert the sampler step by step: Hong et al. 2023, Algorithm 2, https://arxiv.org/abs/2311.18387.
 
@@ -82,6 +86,7 @@ def dpm_invert(
             2, are made in any case.
         fine: naive steps for each step of the sampler.
         progress: called after every step.
+        keep: given z after every step.
 
     Returns:
         A :class:`Solution` as that of :func:`inversion.exact.implicit`; its residual knows nothing of the error of
@@ -105,6 +110,7 @@ def dpm_invert(
         part = solve_step(residual, start, max(evaluations - spent, 1))
         parts.append(replace(part, evaluations=part.evaluations + spent))
         z = part.value
+        keep(z)
         progress(len(parts), len(schedule.steps))
     return joined(z, parts)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from inversion.anderson import anderson
-from inversion.sampling import Field, Progress, all_rows, invertible, silent
+from inversion.sampling import Field, Keep, Progress, all_rows, forget, invertible, silent
 from inversion.schedule import Schedule
 from inversion.solvers import Residual, Solution, State, Stop, forward_step, rms, solve
 
@@ -35,7 +35,12 @@ def step_residual(field: Field, t: float, p: float, q: float, target: Tensor, sc
 
 
 def implicit(
-    field: Field, z_0: Tensor, schedule: Schedule, evaluations: int = 20, progress: Progress = silent
+    field: Field,
+    z_0: Tensor,
+    schedule: Schedule,
+    evaluations: int = 20,
+    progress: Progress = silent,
+    keep: Keep = forget,
 ) -> Solution:
     """Solve every step by Anderson acceleration from a warm start, with damped forward steps as a fallback.
 
@@ -48,6 +53,7 @@ def implicit(
         schedule: the sampler's.
         evaluations: of the network, at most, for every step and sample, ≥ 1.
         progress: called after every step.
+        keep: given z after every step.
 
     Returns:
         A :class:`Solution`: ``residual`` and ``merit`` are the largest residual of any step, RMS of T; ``history``
@@ -63,6 +69,7 @@ def implicit(
             f = (z - p * part.value) / q
         z = part.value
         parts.append(part)
+        keep(z)
         progress(k, len(schedule.steps))
     return joined(z, parts)
 
@@ -89,7 +96,12 @@ def solve_step(residual: Residual, start: Tensor, evaluations: int) -> Solution:
 
 
 def backward_euler(
-    field: Field, z_0: Tensor, schedule: Schedule, evaluations: int = 50, progress: Progress = silent
+    field: Field,
+    z_0: Tensor,
+    schedule: Schedule,
+    evaluations: int = 50,
+    progress: Progress = silent,
+    keep: Keep = forget,
 ) -> Solution:
     """Exact inversion as published: Hong et al. 2023, Algorithm 1, https://arxiv.org/abs/2311.18387.
 
@@ -109,6 +121,7 @@ def backward_euler(
         part = solve(residual, start, plateau_step, Stop(max(evaluations - 2, 0), tolerance))
         parts.append(replace(part, evaluations=part.evaluations + 1))
         z = part.value
+        keep(z)
         progress(k, len(schedule.steps))
     return joined(z, parts)
 

@@ -16,10 +16,16 @@ from inversion.schedule import Level, Schedule, coefficients, position
 
 Field = Callable[[Tensor, float, Tensor], Tensor]
 Progress = Callable[[int, int], None]
+Keep = Callable[[Tensor], None]
+"""Is given z at the end of every step, in the order of the steps."""
 
 
 def silent(done: int, total: int) -> None:
     """The progress of nobody who wants to know."""
+
+
+def forget(z: Tensor) -> None:
+    """What nobody keeps."""
 
 
 def all_rows(z: Tensor) -> Tensor:
@@ -27,17 +33,22 @@ def all_rows(z: Tensor) -> Tensor:
     return torch.arange(len(z), device=z.device)
 
 
-def ddim_sample(field: Field, z_T: Tensor, schedule: Schedule, progress: Progress = silent) -> Tensor:
+def ddim_sample(
+    field: Field, z_T: Tensor, schedule: Schedule, progress: Progress = silent, keep: Keep = forget
+) -> Tensor:
     """Z at the first level (B, ...) → z_0 (B, ...): DDIM, and Euler's method for flows."""
     z, rows = z_T, all_rows(z_T)
     for k, (t, s) in enumerate(schedule.steps, 1):
         p, q = coefficients(schedule.kind, t, s)
         z = p * z + q * field(z, t.t, rows)
+        keep(z)
         progress(k, len(schedule.steps))
     return z
 
 
-def naive(field: Field, z_0: Tensor, schedule: Schedule, progress: Progress = silent) -> Tensor:
+def naive(
+    field: Field, z_0: Tensor, schedule: Schedule, progress: Progress = silent, keep: Keep = forget
+) -> Tensor:
     """Naive DDIM inversion that takes f(z_s, s): the cleaner latent at its own time.
 
     Each step is DDIM the other way, from s to t; the usual "DDIM inversion" of https://arxiv.org/abs/2105.05233.
@@ -50,21 +61,27 @@ def naive(field: Field, z_0: Tensor, schedule: Schedule, progress: Progress = si
         else:
             p, q = coefficients(schedule.kind, s, t)
             z = p * z + q * field(z, s.t, rows)
+        keep(z)
         progress(k, len(schedule.steps))
     return z
 
 
-def naive_next(field: Field, z_0: Tensor, schedule: Schedule, progress: Progress = silent) -> Tensor:
+def naive_next(
+    field: Field, z_0: Tensor, schedule: Schedule, progress: Progress = silent, keep: Keep = forget
+) -> Tensor:
     """Naive DDIM inversion that takes f(z_s, t): the cleaner latent at the noisier time, as Hong et al. 2024 do."""
     z, rows = z_0, all_rows(z_0)
     for k, (t, s) in enumerate(reversed(schedule.steps), 1):
         p, q = invertible(schedule.kind, t, s)
         z = (z - q * field(z, t.t, rows)) / p
+        keep(z)
         progress(k, len(schedule.steps))
     return z
 
 
-def warm_start(field: Field, z_0: Tensor, schedule: Schedule, progress: Progress = silent) -> Tensor:
+def warm_start(
+    field: Field, z_0: Tensor, schedule: Schedule, progress: Progress = silent, keep: Keep = forget
+) -> Tensor:
     """Like :func:`naive_next`, at a guess of z_t instead of z_s: where the previous prediction would lead."""
     z, rows, f = z_0, all_rows(z_0), None
     for k, (t, s) in enumerate(reversed(schedule.steps), 1):
@@ -72,11 +89,14 @@ def warm_start(field: Field, z_0: Tensor, schedule: Schedule, progress: Progress
         guess = z if f is None else (z - q * f) / p
         f = field(guess, t.t, rows)
         z = (z - q * f) / p
+        keep(z)
         progress(k, len(schedule.steps))
     return z
 
 
-def midpoint(field: Field, z_0: Tensor, schedule: Schedule, progress: Progress = silent) -> Tensor:
+def midpoint(
+    field: Field, z_0: Tensor, schedule: Schedule, progress: Progress = silent, keep: Keep = forget
+) -> Tensor:
     """The midpoint rule with the half step taken along the previous velocity, so one evaluation a step.
 
     FireFlow, https://arxiv.org/abs/2412.07517, for flows; here also for diffusions, whose ODE is dz/dφ = v in the
@@ -93,6 +113,7 @@ def midpoint(field: Field, z_0: Tensor, schedule: Schedule, progress: Progress =
             at = s
         v = velocity(schedule.kind, at, z_half, field(z_half, at.t, rows))
         z = z + (end - start) * v
+        keep(z)
         progress(k, len(schedule.steps))
     return z
 

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from torch import Tensor
 
 from inversion.anderson import anderson
-from inversion.sampling import Field, Progress, naive, silent
+from inversion.sampling import Field, Keep, Progress, forget, naive, silent
 from inversion.schedule import Schedule
 from inversion.solvers import Solution, Stop
 
-Sampler = Callable[[Field, Tensor, Schedule, Progress], Tensor]
+Sampler = Callable[[Field, Tensor, Schedule, Progress, Keep], Tensor]
 
 
 def shooting(
@@ -53,7 +53,7 @@ def shooting(
         def of_rows(z: Tensor, t: float, r: Tensor) -> Tensor:
             return field(z, t, rows[r])
 
-        found = sampler(of_rows, z, schedule, silent)
+        found = sampler(of_rows, z, schedule, silent, forget)
         t = naive(of_rows, found, schedule) - b[rows]
         done += 1
         progress(done, iterations + 1)

@@ -58,7 +58,7 @@ def run(line):
 
 
 @pytest.mark.parametrize(("path", "command"), [pytest.param(p, c, id=" ".join(p)) for p, c in commands()])
-def test_every_command_has_help_with_an_example_that_runs(path, command, workplace, capsys, monkeypatch):
+def test_every_command_has_help_with_an_example_that_runs(path, command, workplace, folder, capsys, monkeypatch):
     assert main([*path, "--help"]) == 0
     shown = capsys.readouterr().out
     assert examples(command)
@@ -86,6 +86,7 @@ def test_every_command_has_help_with_an_example_that_runs(path, command, workpla
         assert Calibration.load(workplace / "sapling.safetensors").counts == {"given": 2}
         return
     (workplace / "suspect.png").write_bytes((workplace / "out" / "marked-0.png").read_bytes())
+    (workplace / "photo.png").write_bytes((folder / "unmarked-0.png").read_bytes())
     assert run(line) == 0, capsys.readouterr()
 
 

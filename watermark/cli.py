@@ -17,7 +17,9 @@ from typing import Any
 import click
 
 from watermark.commands.calibrate import calibrate
+from watermark.commands.edit import edit
 from watermark.commands.keys import key
+from watermark.commands.mark import mark
 from watermark.commands.options import (
     CARRIED,
     NOT_CARRIED,
@@ -85,6 +87,8 @@ def cli() -> None:
     treering key create alice                   make a key
     treering embed "a red apple" --key alice    generate a picture that carries it
     treering verify *.png --key alice           which pictures carry it?
+    treering mark photo.png --key alice         write a key into a picture that exists
+    treering edit photo.png --prompt "a tiger"  change a part of it, keep the rest
     treering inspect x.png --key alice          look at its spectrum
     treering calibrate --images photos/ -o c    count false positives
 
@@ -129,7 +133,7 @@ def demo(output: Path, fpr: float) -> int:
     return CARRIED if right else NOT_CARRIED
 
 
-for command in (key, verify, inspect, calibrate):
+for command in (key, verify, inspect, calibrate, mark, edit):
     cli.add_command(command)
 
 

@@ -1,0 +1,171 @@
+"""The whole path z_0 … z_T of a picture: what editing keeps of it, and what its noise says of its latent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from inversion.chunks import concatenate, in_chunks
+from inversion.diffusion import METHODS, choose, run, sampler
+from inversion.model import LatentDiffusionModel
+from inversion.sampling import Progress, silent
+from inversion.schedule import Level, Schedule
+from inversion.solvers import Solution
+
+Prompt = str | Sequence[str] | Tensor | None
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Latents of pictures at every noise level of a schedule.
+
+    Attributes:
+        latents: (B, steps + 1, C, [F,] h, w) float32 on the CPU, the cleanest, z_0, first.
+        schedule: whose levels they lie at.
+    """
+
+    latents: Tensor
+    schedule: Schedule
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The level of every latent, the cleanest first."""
+        return (self.schedule.steps[-1][1], *(t for t, _ in reversed(self.schedule.steps)))
+
+    @property
+    def noise(self) -> Tensor:
+        """z_T of unit variance, (B, C, [F,] h, w), as :func:`inversion.sample` takes it."""
+        return self.latents[:, -1] / self.schedule.start
+
+
+@torch.no_grad()
+def trajectory(
+    model: LatentDiffusionModel,
+    z_0: Tensor,
+    *,
+    method: str = "auto",
+    steps: int = 10,
+    prompt: Prompt = None,
+    guidance: float = 1.0,
+    evaluations: int | None = None,
+    chunk_size: int = 8,
+    progress: Progress | None = None,
+) -> Trajectory:
+    """The path that diffusion inversion takes from latents to their noise.
+
+    Its end is what :func:`inversion.invert_diffusion` returns for the same arguments. Of ``shooting``, which solves
+    for the noise alone, it is the sampler's path from there. The networks hold ``chunk_size`` samples at a time, so
+    that the device's memory grows with neither their number nor that of the steps; the path itself, 4 bytes a
+    number, is on the CPU.
+
+    Args:
+        model: the latent diffusion model.
+        z_0: (B, C, [F,] h, w) float32.
+        method: as for :func:`inversion.invert_diffusion`.
+        steps: number of steps.
+        prompt: as there.
+        guidance: as there.
+        evaluations: as there.
+        chunk_size: samples that go through the network together, ≥ 1; halved when memory runs out.
+        progress: called after every step with the steps done and their number, chunk after chunk.
+
+    Raises:
+        ValueError: if a shape or an argument does not fit the model.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
+    schedule = model.schedule(steps, z_0.shape)
+    method = choose(schedule) if method == "auto" else method
+    z_0 = model.check_latents(z_0)
+    field = model.field(prompt, batch=len(z_0), guidance=guidance)
+
+    def invert(rows: Tensor) -> list[Tensor]:
+        path = [z_0[rows].cpu()]
+        solution = run(
+            model,
+            lambda z, t, r: field(z, t, rows[r]),
+            z_0[rows],
+            schedule,
+            method,
+            evaluations,
+            progress or silent,
+            lambda z: path.append(z.cpu()),
+        )
+        if method == "shooting":
+            path = [solution.value.cpu()]
+            sampler(model, "auto")(
+                lambda z, t, r: field(z, t, rows[r]),
+                solution.value,
+                schedule,
+                silent,
+                lambda z: path.insert(0, z.cpu()),
+            )
+        return path
+
+    return Trajectory(in_parts(invert, z_0, chunk_size), schedule)
+
+
+@torch.no_grad()
+def sampled_trajectory(
+    model: LatentDiffusionModel,
+    z_T: Tensor,
+    *,
+    method: str = "auto",
+    steps: int = 50,
+    prompt: Prompt = None,
+    guidance: float = 1.0,
+    chunk_size: int = 8,
+    progress: Progress | None = None,
+) -> Trajectory:
+    """The path that :func:`inversion.sample` takes from noise of unit variance: a generated picture's true one.
+
+    Args:
+        model: the latent diffusion model.
+        z_T: (B, C, [F,] h, w) float32.
+        method: as for :func:`inversion.sample`.
+        steps: number of steps.
+        prompt: as there.
+        guidance: as there.
+        chunk_size: as for :func:`trajectory`.
+        progress: as there.
+
+    Raises:
+        ValueError: if a shape or an argument does not fit the model.
+    """
+    schedule = model.schedule(steps, z_T.shape)
+    z_T = schedule.start * model.check_latents(z_T)
+    field = model.field(prompt, batch=len(z_T), guidance=guidance)
+
+    def generate(rows: Tensor) -> list[Tensor]:
+        path = [z_T[rows].cpu()]
+        sampler(model, method)(
+            lambda z, t, r: field(z, t, rows[r]),
+            z_T[rows],
+            schedule,
+            progress or silent,
+            lambda z: path.insert(0, z.cpu()),
+        )
+        return path
+
+    return Trajectory(in_parts(generate, z_T, chunk_size), schedule)
+
+
+def in_parts(solve: Callable[[Tensor], list[Tensor]], z: Tensor, chunk_size: int) -> Tensor:
+    """The paths (B, steps + 1, ...) that a function of row numbers finds, for a chunk of the rows of z at a time.
+
+    Raises:
+        ValueError: if chunk_size is below 1.
+    """
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+
+    def stacked(rows: Tensor) -> Solution:
+        value = torch.stack(solve(rows), 1)
+        unknown = torch.full((len(rows),), torch.nan)
+        no = torch.zeros(len(rows), dtype=torch.int64)
+        return Solution(value, unknown, unknown, no, no.bool(), unknown[None][:0])
+
+    return concatenate(list(in_chunks(stacked, torch.arange(len(z), device=z.device), chunk_size))).value

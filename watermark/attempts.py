@@ -1,0 +1,145 @@
+"""The rounds of marking: try a change, look at what noise a verifier then recovers, go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from inversion import invert_decoder, invert_diffusion
+from watermark.changes import Pixels, carried, changed, climbed, correlation
+from watermark.keys import RingKey
+from watermark.reading.fitting import as_tensor, fit
+from watermark.reading.images import Picture
+from watermark.similarity import psnr
+from watermark.verify import Verifier
+
+NEAR = 0.01
+"""How near to the wanted correlation is near enough."""
+
+
+@dataclass
+class Attempt:
+    """How far one picture is.
+
+    Attributes:
+        original: (H, W, 3) uint8.
+        size: (height, width) of the model's pictures.
+        pixels: (H, W, 3) uint8, the best so far.
+        change: (3, h, w) what was added to make it, at the model's size.
+        z: (C, h, w) its recovered latent.
+        noise: (C, h, w) its recovered noise.
+        rho: of that noise.
+        step: (3, h, w) the change that is tried next, after one that went too far; None for a new one.
+        gain: by what ρ rose for 1 that was asked for, in the last round.
+        rounds: pictures that were tried.
+        done: whether it is finished.
+    """
+
+    original: Pixels
+    size: tuple[int, int]
+    pixels: Pixels
+    change: Tensor
+    z: Tensor
+    noise: Tensor
+    rho: float
+    step: Tensor | None = None
+    gain: float = 1.0
+    rounds: int = 0
+    done: bool = False
+
+
+def attempted(
+    verifier: Verifier,
+    key: RingKey,
+    pictures: Sequence[Pixels],
+    strength: float,
+    min_psnr: float,
+    method: str,
+    rounds: int,
+) -> list[Attempt]:
+    """Pictures of one batch, changed until their recovered noise has the wanted correlation."""
+    size = verifier.model.image_size
+    blank = torch.zeros(3, *size)
+    attempts = [Attempt(p, size, p, blank, blank, blank, 0.0) for p in pictures]
+    for attempt, (z, noise, rho) in zip(attempts, recovered(verifier, key, pictures), strict=True):
+        attempt.z, attempt.noise, attempt.rho = z, noise, rho
+        attempt.done = rho >= strength - NEAR
+    for _ in range(rounds):
+        active = [a for a in attempts if not a.done]
+        if not active:
+            break
+        fresh = [a for a in active if a.step is None]
+        for attempt, step in zip(fresh, steps_for(verifier, key, fresh, strength, method), strict=True):
+            attempt.step = step
+        tried = [bounded(a, min_psnr) for a in active]
+        found = recovered(verifier, key, [pixels for _, pixels, _ in tried])
+        for attempt, (share, pixels, at_bound), (z, noise, rho) in zip(active, tried, found, strict=True):
+            judge(attempt, share, pixels, at_bound, z, noise, rho, strength)
+    return attempts
+
+
+def judge(
+    a: Attempt, share: float, pixels: Pixels, at_bound: bool, z: Tensor, noise: Tensor, rho: float, strength: float
+) -> None:
+    """Take what was tried; or try a part of it next if it went too far, or less of it if nothing was gained.
+
+    A picture with more of the mark than was asked for is kept until there is one with as much.
+    """
+    assert a.step is not None  # noqa: S101 - set before anything is tried
+    a.rounds += 1
+    step, risen, wanted = share * a.step, rho - a.rho, strength - a.rho
+    if risen <= 0:
+        a.step = step / 4
+    elif risen > wanted + 2 * NEAR:
+        a.step, a.pixels = step * (wanted / risen), pixels
+    else:
+        a.pixels, a.change, a.z, a.noise, a.rho = pixels, a.change + step, z, noise, rho
+        a.step, a.gain = None, min(max(a.gain * risen / wanted, 0.25), 2.0)
+        a.done = at_bound or rho >= strength - NEAR
+
+
+def steps_for(
+    verifier: Verifier, key: RingKey, attempts: Sequence[Attempt], strength: float, method: str
+) -> list[Tensor]:
+    """The changes of pictures, (3, h, w) each at the model's size, that are to bring ρ to the wanted value."""
+    if not attempts:
+        return []
+    model = verifier.model
+    z, noise = (torch.stack([getattr(a, name) for a in attempts]) for name in ("z", "noise"))
+    wanted = torch.tensor([(strength - a.rho) / a.gain for a in attempts], device=z.device)[:, None, None, None]
+    if method == "gradient":
+        dz = climbed(model, z, key, wanted, verifier.steps)
+    else:
+        dz = carried(model, noise, key, wanted, verifier.steps)
+    decode = model.autoencoder.decode
+    return list((decode(z + dz) - decode(z)).cpu())
+
+
+def recovered(verifier: Verifier, key: RingKey, pictures: Sequence[Pixels]) -> list[tuple[Tensor, Tensor, float]]:
+    """Latent, noise and ρ of pictures of any size, as the verifier recovers them."""
+    if not pictures:
+        return []
+    model = verifier.model
+    x = as_tensor([fit(Picture(pixels), model.image_size)[0] for pixels in pictures]).to(model.device)
+    z = invert_decoder(model.autoencoder, x, method=verifier.decoder, chunk_size=verifier.batch_size).value
+    noise = invert_diffusion(model, z, steps=verifier.steps).value
+    return list(zip(z, noise, correlation(noise, key).tolist(), strict=True))
+
+
+def bounded(attempt: Attempt, min_psnr: float) -> tuple[float, Pixels, bool]:
+    """The share of the step that the bound on PSNR allows, the picture with it, and whether that is below 1."""
+    assert attempt.step is not None  # noqa: S101 - set before anything is tried
+    step, low, high = attempt.step, 0.0, 1.0
+
+    def at(share: float) -> Pixels:
+        return changed(attempt.original, attempt.change + share * step, attempt.size)
+
+    if psnr(attempt.original, whole := at(1.0)) >= min_psnr:
+        return 1.0, whole, False
+    for _ in range(8):
+        middle = (low + high) / 2
+        low, high = (middle, high) if psnr(attempt.original, at(middle)) >= min_psnr else (low, middle)
+    return low, at(low), True

@@ -1,0 +1,151 @@
+"""The command ``treering edit``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from watermark.commands.options import (
+    Trouble,
+    load_model,
+    model_options,
+    output_options,
+    progress_bar,
+    understood,
+    write_records,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from watermark.reading.images import Picture
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was edited: the share of the latents, and the PSNR in dB of the pixels that were to stay."""
+
+    path: str
+    edited_share: float
+    background_psnr: float | None
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--prompt", required=True, help="What is to be seen there.")
+@click.option(
+    "--mask",
+    "mask_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Picture of the same size, white where the image may change.  [default: where the prompts disagree]",
+)
+@click.option("--source", help="What is seen there now, if it is known.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="[default: IMAGE-edited.png]")
+@click.option("--save-mask", type=click.Path(dir_okay=False, path_type=Path), help="Write the mask, too.")
+@click.option("--guidance", type=float, default=3.0, show_default=True, help="Classifier-free guidance scale.")
+@click.option(
+    "--steps", type=click.IntRange(1), default=25, show_default=True, help="Of inversion, and of sampling."
+)
+@click.option(
+    "--decoder",
+    type=click.Choice(["anderson", "forward_step", "adam", "gradient", "encoder"]),
+    default="anderson",
+    show_default=True,
+    help="How pixels become latents: decoder inversion by several methods, or the encoder alone.",
+)
+@click.option(
+    "--restore/--no-restore",
+    default=True,
+    show_default=True,
+    help="Take the pixels of the background from the picture; without it, they are decoded.",
+)
+@model_options
+@output_options
+def edit(
+    image: Path,
+    prompt: str,
+    mask_file: Path | None,
+    source: str | None,
+    output: Path | None,
+    save_mask: Path | None,
+    guidance: float,
+    steps: int,
+    decoder: str,
+    restore: bool,
+    form: str | None,
+    **model: Any,  # noqa: ANN401 - exactly the options of model_options
+) -> None:
+    """Edit a part of a picture with a prompt, and preserve the rest.
+
+    The path from the picture to its noise is recovered; the new prompt is followed inside the mask, the old path
+    outside of it. The result is of the model's own size: larger pictures are cropped around the centre and resized.
+
+    \b
+    treering edit photo.png --prompt "a yellow flower on a purple background"
+    treering edit photo.png --prompt "a strawberry" --mask mask.png -o strawberry.png
+    treering edit photo.png --prompt "a tiger" --source "a lion" --save-mask where.png --guidance 5
+    """
+    from inversion.editing import edit as edit_pictures
+    from watermark.generate import to_images
+    from watermark.reading.fitting import as_tensor, fit
+    from watermark.reading.images import ImageError, read_picture
+
+    file = output or image.with_name(f"{image.stem}-edited.png")
+    for path in filter(None, (file, save_mask)):
+        if path.exists():
+            raise Trouble(f"{path} exists; choose another name")
+    with understood():
+        try:
+            picture = read_picture(image)
+            mask = None if mask_file is None else read_picture(mask_file)
+        except ImageError as error:
+            raise Trouble(f"{error.code}: {error}") from error
+        if mask is not None and mask.pixels.shape != picture.pixels.shape:
+            raise Trouble(f"the mask is {size_of(mask)}, the image {size_of(picture)} pixels")
+    loaded = load_model(**model)
+    with understood(), progress_bar() as track:
+        pixels, notes = fit(picture, loaded.image_size)
+        for note in (*picture.warnings, *notes):
+            click.echo(f"treering: note: {note}", err=True)
+        x = as_tensor([pixels])
+        allowed = None if mask is None else (as_tensor([fit(mask, loaded.image_size)[0]]).mean(1, True) + 1) / 2
+        edited = edit_pictures(
+            loaded,
+            x,
+            prompt,
+            mask=allowed,
+            source=source,
+            decoder=decoder,
+            steps=steps,
+            guidance=guidance,
+            restore=restore,
+            progress=lambda done, total: track("editing", done, total),
+        )
+        (made,) = to_images(edited.x)
+        made.save(file)
+        if save_mask is not None:
+            area = 2 * (1 - edited.background) - 1
+            to_images(area.expand(-1, 3, -1, -1))[0].save(save_mask)
+        kept = edited.background.cpu()[0, 0] == 1
+        row = Row(str(file), float(edited.mask.mean()), psnr_where(as_tensor([pixels])[0], edited.x[0].cpu(), kept))
+    write_records([row if form is not None else shown(row)], ("path", "edited_share", "background_psnr"), form)
+
+
+def size_of(picture: Picture) -> str:
+    """Width × height."""
+    return f"{picture.pixels.shape[1]} × {picture.pixels.shape[0]}"
+
+
+def psnr_where(x: Tensor, y: Tensor, kept: Tensor) -> float | None:
+    """PSNR in dB of pixels of two pictures (3, H, W) in [-1, 1]; None if they are the same, or there are none."""
+    error = float((x - y)[:, kept].square().sum()) / max(3 * int(kept.sum()), 1)
+    return None if error == 0 else 10 * float((x.new_tensor(4 / error)).log10())
+
+
+def shown(row: Row) -> Row:
+    """The row as people read it."""
+    noise = "–" if row.background_psnr is None else f"{row.background_psnr:.1f}"
+    return Row(row.path, f"{row.edited_share:.0%}", noise)  # type: ignore[arg-type]
