@@ -1,6 +1,6 @@
 """Do the p-values hold for one key used for years, and is the test as strong as one can be? On Sapling.
 
-    python -m benchmarks.calibration            3,300 null pictures, an hour or more on two cores; resumes
+    python -m benchmarks.calibration            3,000 null pictures, an hour or more on two cores; resumes
     python -m benchmarks.calibration --quick    4 of each family, few keys, the encoder alone; under a minute
 
 Null pictures are of four families: generated ones without a mark; generated ones that carry keys of their own,
@@ -69,7 +69,7 @@ class Run:
 
 FULL = Run(
     quick=False,
-    recovery=Recovery((1000, 1000, 1000, 300), also=256, steps=25, decoder="anderson", inversion_steps=10),
+    recovery=Recovery((1000, 700, 1000, 300), also=256, steps=25, decoder="anderson", inversion_steps=10),
     shipped=(300, 300, 300, 100),
     keys=200,
     power_keys=8,

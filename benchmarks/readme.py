@@ -3,8 +3,8 @@
     python -m benchmarks.readme            writes both
     python -m benchmarks.readme --check    changes nothing; exits with 1 if it would
 
-Between ``<!-- verdicts -->`` and ``<!-- /verdicts -->``, each in a line of its own, goes the table that
-``benchmarks.verdicts.readme_table`` makes of ``results/verdicts.json``; likewise for every other benchmark. Between
+Between ``<!-- quality -->`` and ``<!-- /quality -->``, each in a line of its own, goes the table that
+``benchmarks.quality.readme_table`` makes of ``results/quality.json``; likewise for every other benchmark. Between
 ``<!-- calibration.power_table -->`` and its end goes what ``benchmarks.calibration_report.power_table`` makes.
 """
 
@@ -55,7 +55,7 @@ def with_tables(text: str, results: Path) -> str:
     """
     markers = list(MARKER.finditer(text))
     if not markers:
-        raise ReadmeError("no markers such as <!-- verdicts --> … <!-- /verdicts -->")
+        raise ReadmeError("no markers such as <!-- decoder_inversion --> … <!-- /decoder_inversion -->")
     out, end = [], 0
     for opening, closing in zip(markers[::2], [*markers[1::2], None], strict=False):
         if opening[1] or closing is None or (closing[1], closing[2]) != ("/", opening[2]):

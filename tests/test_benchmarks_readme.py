@@ -6,13 +6,13 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import readme, verdicts
+from benchmarks import decoder_inversion, readme
 from benchmarks.record import RESULTS
 
 
 @pytest.fixture
 def place(tmp_path):
-    shutil.copy(RESULTS / "verdicts.json", tmp_path)
+    shutil.copy(RESULTS / "decoder_inversion.json", tmp_path)
     return tmp_path
 
 
@@ -24,32 +24,33 @@ def run(place, *options):
 def test_tables_are_written_between_their_markers_and_nowhere_else(place):
     file = place / "README.md"
     file.write_text(
-        "# Title\n\n<!-- verdicts -->\nold\n<!-- /verdicts -->\n\n<!-- a remark -->\nThe end\n", "utf-8"
+        "# Title\n\n<!-- decoder_inversion -->\nold\n<!-- /decoder_inversion -->\n\n<!-- a remark -->\nThe end\n",
+        "utf-8",
     )
     assert run(place, "--check").exit_code == 1
     assert "old" in file.read_text("utf-8")
     assert run(place).exit_code == 0
-    table = verdicts.readme_table(json.loads((place / "verdicts.json").read_text("utf-8")))
-    expected = f"# Title\n\n<!-- verdicts -->\n\n{table}\n\n<!-- /verdicts -->\n\n<!-- a remark -->\nThe end\n"
+    result = json.loads((place / "decoder_inversion.json").read_text("utf-8"))
+    table = f"<!-- decoder_inversion -->\n\n{decoder_inversion.readme_table(result)}\n\n<!-- /decoder_inversion -->"
+    expected = f"# Title\n\n{table}\n\n<!-- a remark -->\nThe end\n"
     assert file.read_text("utf-8") == expected
     assert run(place, "--check").exit_code == 0
-    result = json.loads((place / "verdicts.json").read_text("utf-8"))
-    name = next(iter(result["marked"]))
-    result["marked"][name]["rho mean"] = 0.123
-    (place / "verdicts.json").write_text(json.dumps(result), "utf-8")
+    result = json.loads((place / "decoder_inversion.json").read_text("utf-8"))
+    result["runs"]["fp32 | anderson | 50"]["nmse within the radius"][12] = -12.3
+    (place / "decoder_inversion.json").write_text(json.dumps(result), "utf-8")
     assert run(place, "--check").exit_code == 1
     assert run(place).exit_code == 0
-    assert "0.12" in file.read_text("utf-8")
+    assert "−12.3 dB" in file.read_text("utf-8")
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("nothing\n", "no markers"),
-        ("<!-- verdicts -->\n", "<!-- verdicts --> has no partner"),
-        ("<!-- /verdicts -->\n", "<!-- /verdicts --> has no partner"),
-        ("<!-- verdicts -->\n<!-- /attacks -->\n", "<!-- verdicts --> has no partner"),
-        ("<!-- verdicts -->\n<!-- /verdicts -->\n<!-- verdicts -->\n", "has no partner"),
+        ("<!-- decoder_inversion -->\n", "<!-- decoder_inversion --> has no partner"),
+        ("<!-- /decoder_inversion -->\n", "<!-- /decoder_inversion --> has no partner"),
+        ("<!-- decoder_inversion -->\n<!-- /attacks -->\n", "<!-- decoder_inversion --> has no partner"),
+        ("<!-- decoder_inversion -->\n<!-- /decoder_inversion -->\n<!-- decoder_inversion -->\n", "has no partner"),
         ("<!-- nonsense -->\n<!-- /nonsense -->\n", "no nonsense.json"),
         ("<!-- strange -->\n<!-- /strange -->\n", "benchmarks.strange"),
         ("<!-- attacks -->\n<!-- /attacks -->\n", "readme_table"),

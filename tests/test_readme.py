@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from benchmarks import readme
+from watermark.demo import photographs
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,6 +37,11 @@ def place(tmp_path_factory):
     script.write_text(f"#!{sys.executable}\nimport sys\nfrom watermark.cli import main\nsys.exit(main())\n")
     script.chmod(0o755)
     (path / "work").mkdir()
+    (photo,) = photographs(1, (128, 128))
+    photo.save(path / "work" / "photo.png")
+    mask = Image.new("L", photo.size)
+    mask.paste(255, (32, 32, 96, 96))
+    mask.save(path / "work" / "mask.png")
     environment = {
         "PATH": f"{bin_folder}:{os.environ['PATH']}",
         "TREERING_STORE": str(path / "keys.db"),

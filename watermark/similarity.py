@@ -10,7 +10,7 @@ Pixels = NDArray[np.uint8]
 
 
 def psnr(a: Pixels, b: Pixels) -> float:
-    """10 lg (255² / mean square difference) of two pictures (H, W, 3) uint8, in dB; inf if they are the same."""
+    """10 lg (255² / mean square difference) of two pictures (…, 3) uint8, in dB; inf if they are the same."""
     error = float(np.square(a.astype(np.float64) - b).mean())
     return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
 

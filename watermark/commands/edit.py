@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +20,15 @@ from watermark.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from watermark.reading.images import Picture
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was edited: the share of the latents, and the PSNR in dB of the pixels that were to stay."""
+    """What was edited: the share of the latents, and the PSNR in dB of the pixels that were to stay, as written.
+
+    None where none of them changed, or there are none.
+    """
 
     path: str
     edited_share: float
@@ -88,10 +90,13 @@ def edit(
     treering edit photo.png --prompt "a strawberry" --mask mask.png -o strawberry.png
     treering edit photo.png --prompt "a tiger" --source "a lion" --save-mask where.png --guidance 5
     """
+    import numpy as np
+
     from inversion.editing import edit as edit_pictures
     from watermark.generate import to_images
     from watermark.reading.fitting import as_tensor, fit
     from watermark.reading.images import ImageError, read_picture
+    from watermark.similarity import psnr
 
     file = output or image.with_name(f"{image.stem}-edited.png")
     for path in filter(None, (file, save_mask)):
@@ -130,19 +135,15 @@ def edit(
             area = 2 * (1 - edited.background) - 1
             to_images(area.expand(-1, 3, -1, -1))[0].save(save_mask)
         kept = edited.background.cpu()[0, 0] == 1
-        row = Row(str(file), float(edited.mask.mean()), psnr_where(as_tensor([pixels])[0], edited.x[0].cpu(), kept))
+        same = np.asarray(made)[kept.numpy()], pixels[kept.numpy()]
+        noise = psnr(*same) if kept.any() else math.inf
+        row = Row(str(file), float(edited.mask.mean()), noise if math.isfinite(noise) else None)
     write_records([row if form is not None else shown(row)], ("path", "edited_share", "background_psnr"), form)
 
 
 def size_of(picture: Picture) -> str:
     """Width × height."""
     return f"{picture.pixels.shape[1]} × {picture.pixels.shape[0]}"
-
-
-def psnr_where(x: Tensor, y: Tensor, kept: Tensor) -> float | None:
-    """PSNR in dB of pixels of two pictures (3, H, W) in [-1, 1]; None if they are the same, or there are none."""
-    error = float((x - y)[:, kept].square().sum()) / max(3 * int(kept.sum()), 1)
-    return None if error == 0 else 10 * float((x.new_tensor(4 / error)).log10())
 
 
 def shown(row: Row) -> Row:
