@@ -62,7 +62,7 @@ class Verifier:
             networks and without bounds on time and memory.
 
     What an image's batch holds and the number of threads change its noise as much as rounding does: p by less than
-    a thousandth of itself for Sapling in fp32.
+    a hundredth of itself for Sapling in fp32.
 
     Raises:
         ValueError: if the model makes videos, there are no keys, a number is out of range, or the calibration was
