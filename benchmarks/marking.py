@@ -37,7 +37,7 @@ from inversion import LatentDiffusionModel, sample
 from inversion.model import data_folder
 from watermark.generate import initial_noise, to_images
 from watermark.keys import RingKey
-from watermark.marking import STRENGTH, mark
+from watermark.marking.mark import STRENGTH, mark
 from watermark.search import transforms_of
 from watermark.verdict import Verdict
 from watermark.verify import Verifier

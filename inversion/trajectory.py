@@ -11,7 +11,7 @@ from torch import Tensor
 from inversion.chunks import concatenate, in_chunks
 from inversion.diffusion import METHODS, choose, run, sampler
 from inversion.model import LatentDiffusionModel
-from inversion.sampling import Progress, silent
+from inversion.sampling import Field, Progress, silent
 from inversion.schedule import Level, Schedule
 from inversion.solvers import Solution
 
@@ -95,14 +95,7 @@ def trajectory(
             lambda z: path.append(z.cpu()),
         )
         if method == "shooting":
-            path = [solution.value.cpu()]
-            sampler(model, "auto")(
-                lambda z, t, r: field(z, t, rows[r]),
-                solution.value,
-                schedule,
-                silent,
-                lambda z: path.insert(0, z.cpu()),
-            )
+            return sampled_path(model, "auto", field, solution.value, rows, schedule, silent)
         return path
 
     return Trajectory(in_parts(invert, z_0, chunk_size), schedule)
@@ -140,17 +133,26 @@ def sampled_trajectory(
     field = model.field(prompt, batch=len(z_T), guidance=guidance)
 
     def generate(rows: Tensor) -> list[Tensor]:
-        path = [z_T[rows].cpu()]
-        sampler(model, method)(
-            lambda z, t, r: field(z, t, rows[r]),
-            z_T[rows],
-            schedule,
-            progress or silent,
-            lambda z: path.insert(0, z.cpu()),
-        )
-        return path
+        return sampled_path(model, method, field, z_T[rows], rows, schedule, progress or silent)
 
     return Trajectory(in_parts(generate, z_T, chunk_size), schedule)
+
+
+def sampled_path(
+    model: LatentDiffusionModel,
+    method: str,
+    field: Field,
+    z_T: Tensor,
+    rows: Tensor,
+    schedule: Schedule,
+    progress: Progress,
+) -> list[Tensor]:
+    """The latents that a sampler passes from z at the first level, of the samples with these numbers; z_0 first."""
+    path = [z_T.cpu()]
+    sampler(model, method)(
+        lambda z, t, r: field(z, t, rows[r]), z_T, schedule, progress, lambda z: path.insert(0, z.cpu())
+    )
+    return path
 
 
 def in_parts(solve: Callable[[Tensor], list[Tensor]], z: Tensor, chunk_size: int) -> Tensor:

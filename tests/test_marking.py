@@ -10,9 +10,9 @@ from PIL import Image
 from inversion import invert_diffusion
 from tests.problems import gaussian_model
 from watermark import Pattern, RingKey, Verifier, detect
-from watermark.attempts import Attempt, judge
-from watermark.changes import carried, changed, climbed, correlation
-from watermark.marking import mark
+from watermark.marking.attempts import Attempt, judge
+from watermark.marking.changes import carried, changed, climbed, correlation
+from watermark.marking.mark import mark
 from watermark.similarity import psnr, ssim
 
 NOISE = torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(1))

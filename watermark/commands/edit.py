@@ -95,21 +95,13 @@ def edit(
     from inversion.editing import edit as edit_pictures
     from watermark.generate import to_images
     from watermark.reading.fitting import as_tensor, fit
-    from watermark.reading.images import ImageError, read_picture
     from watermark.similarity import psnr
 
     file = output or image.with_name(f"{image.stem}-edited.png")
     for path in filter(None, (file, save_mask)):
         if path.exists():
             raise Trouble(f"{path} exists; choose another name")
-    with understood():
-        try:
-            picture = read_picture(image)
-            mask = None if mask_file is None else read_picture(mask_file)
-        except ImageError as error:
-            raise Trouble(f"{error.code}: {error}") from error
-        if mask is not None and mask.pixels.shape != picture.pixels.shape:
-            raise Trouble(f"the mask is {size_of(mask)}, the image {size_of(picture)} pixels")
+    picture, mask = read(image, mask_file)
     loaded = load_model(**model)
     with understood(), progress_bar() as track:
         pixels, notes = fit(picture, loaded.image_size)
@@ -139,6 +131,21 @@ def edit(
         noise = psnr(*same) if kept.any() else math.inf
         row = Row(str(file), float(edited.mask.mean()), noise if math.isfinite(noise) else None)
     write_records([row if form is not None else shown(row)], ("path", "edited_share", "background_psnr"), form)
+
+
+def read(image: Path, mask_file: Path | None) -> tuple[Picture, Picture | None]:
+    """The image, and its mask of the same size if there is a file of it."""
+    from watermark.reading.images import ImageError, read_picture
+
+    with understood():
+        try:
+            picture = read_picture(image)
+            mask = None if mask_file is None else read_picture(mask_file)
+        except ImageError as error:
+            raise Trouble(f"{error.code}: {error}") from error
+    if mask is not None and mask.pixels.shape != picture.pixels.shape:
+        raise Trouble(f"the mask is {size_of(mask)}, the image {size_of(picture)} pixels")
+    return picture, mask
 
 
 def size_of(picture: Picture) -> str:

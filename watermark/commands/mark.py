@@ -28,7 +28,7 @@ from watermark.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from watermark.marking import Marked
+    from watermark.marking.mark import Marked
     from watermark.verdict import Verdict
 
 FIELDS = ("image", "path", "status", "p_value", "rho", "psnr", "ssim", "reason")
@@ -108,7 +108,7 @@ def mark(
     treering mark *.jpg --key alice -o marked --strength 0.3 --min-psnr 40
     treering mark photo.png --key alice -o firm --fpr 1e-12 --json
     """
-    from watermark.marking import mark as mark_pictures
+    from watermark.marking.mark import mark as mark_pictures
     from watermark.reading.images import ImageError, read_picture
     from watermark.verify import Verifier
 

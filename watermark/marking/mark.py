@@ -24,9 +24,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from watermark.attempts import Attempt, attempted
-from watermark.changes import Pixels
 from watermark.keys import RingKey
+from watermark.marking.attempts import Attempt, attempted
+from watermark.marking.changes import Pixels
 from watermark.reading.fitting import why_inconclusive
 from watermark.reading.images import Picture
 from watermark.similarity import psnr, ssim

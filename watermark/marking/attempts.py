@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from inversion import invert_decoder, invert_diffusion
-from watermark.changes import Pixels, carried, changed, climbed, correlation
 from watermark.keys import RingKey
+from watermark.marking.changes import Pixels, carried, changed, climbed, correlation
 from watermark.reading.fitting import as_tensor, fit
 from watermark.reading.images import Picture
 from watermark.similarity import psnr

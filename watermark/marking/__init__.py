@@ -1,0 +1,1 @@
+"""Writing keys into pictures that exist."""
