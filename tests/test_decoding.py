@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.hostile_files import END, PIXELS, chunk, encoded, header
+from tests.hostile_bytes import END, PIXELS, chunk, encoded, header
 from watermark.reading.decoding import AHEAD, Decoded, _decoded, decoded
 
 SIZE = (32, 32)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.hostile_files import PIXELS, SIZE, encoded, hostile_files, sound, special_files
+from tests.hostile_bytes import PIXELS, SIZE, encoded
+from tests.hostile_files import hostile_files, sound, special_files
 from watermark.reading.content import ImageError
 from watermark.reading.decoding import decoded
 from watermark.reading.images import MAX_BYTES, read_picture
