@@ -13,7 +13,7 @@ demo: venv
 	$(BIN)/treering demo
 
 test: venv
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: venv
 	$(BIN)/ruff check .

@@ -52,3 +52,8 @@ def folder(tmp_path_factory, marked, unmarked):
         for i, image in enumerate(images):
             image.save(path / f"{name}-{i}.png")
     return path
+
+
+def pytest_collection_modifyitems(items):
+    """What takes longest goes first, so that no worker is left alone with it."""
+    items.sort(key=lambda item: item.path.name not in {"test_readme.py", "test_demo.py"})
