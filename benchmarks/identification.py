@@ -43,7 +43,7 @@ from benchmarks.identification_report import draw, readme_table
 from benchmarks.record import RESULTS, rate, resume, write
 from inversion import LatentDiffusionModel
 from watermark.features import Array
-from watermark.search import IDENTITY, Transform, transforms_of
+from watermark.transforms import IDENTITY, Transform, transforms_of
 from watermark.verify import Verifier
 
 AVERAGES = {

@@ -14,7 +14,8 @@ from watermark.detection import TINY, angle_test
 from watermark.features import Array
 from watermark.foreign import ArrayKey, Complex, conjugate_bins, tree_ring_key
 from watermark.keys import Pattern, RingKey
-from watermark.search import Transform, key_matrix, search_vectors, views
+from watermark.search import key_matrix, search_vectors
+from watermark.transforms import Transform, views
 
 OURS = ("dense", "rings", "levels")
 KINDS = (*OURS, "tree-ring", "unmarked")

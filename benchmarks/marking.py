@@ -38,7 +38,7 @@ from inversion.model import data_folder
 from watermark.generate import initial_noise, to_images
 from watermark.keys import RingKey
 from watermark.marking.mark import STRENGTH, mark
-from watermark.search import transforms_of
+from watermark.transforms import transforms_of
 from watermark.verdict import Verdict
 from watermark.verify import Verifier
 

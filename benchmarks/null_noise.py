@@ -19,7 +19,7 @@ from inversion import LatentDiffusionModel
 from inversion.fingerprint import fingerprint
 from watermark.calibration import Calibration
 from watermark.demo import jpeg
-from watermark.search import IDENTITY
+from watermark.transforms import IDENTITY
 from watermark.verify import Verifier
 
 CHUNK = 96

@@ -15,7 +15,8 @@ from watermark.detection import TINY, angle_test, detect
 from watermark.features import Array
 from watermark.foreign import ArrayKey, conjugate_bins, constant_ring_key, coordinates, tree_ring_key
 from watermark.keys import Pattern
-from watermark.search import IDENTITY, Transform, key_matrix, plain_transforms, search_vectors, views
+from watermark.search import key_matrix, search_vectors
+from watermark.transforms import IDENTITY, Transform, plain_transforms, views
 from watermark.verify import Verifier
 
 Rows = NDArray[np.int64]

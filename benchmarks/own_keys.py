@@ -14,7 +14,8 @@ from benchmarks.power import POWER_LEVELS
 from benchmarks.rates import tidy
 from benchmarks.record import rate
 from watermark.features import Array
-from watermark.search import IDENTITY, key_matrix, plain_transforms, search_vectors
+from watermark.search import key_matrix, search_vectors
+from watermark.transforms import IDENTITY, plain_transforms
 
 Json = dict[str, Any]
 

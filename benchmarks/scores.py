@@ -26,7 +26,8 @@ from benchmarks.usual_recipes import chi_square
 from watermark.features import Array
 from watermark.foreign import ArrayKey
 from watermark.keys import Pattern
-from watermark.search import IDENTITY, key_matrix, plain_transforms
+from watermark.search import key_matrix
+from watermark.transforms import IDENTITY, plain_transforms
 
 TESTS = ("dense", "dense, searched", "tree-ring, angle", "tree-ring, chi-square", "tree-ring, L1")
 """Our keys by our test, as it is and through mirrorings and right angles; keys of tree-ring code by our statistic,

@@ -45,7 +45,7 @@ from watermark.reading.fitting import as_tensor, fit
 from watermark.reading.images import read_bytes, read_picture
 from watermark.reports.configuration import configuration
 from watermark.reports.journal import Journal
-from watermark.search import plain_transforms
+from watermark.transforms import plain_transforms
 from watermark.verdict import NOT_DETECTED, Verdict
 from watermark.verify import Verifier
 

@@ -15,7 +15,7 @@ from watermark.batch import check_report, journal_of, rounded, verdict_of
 from watermark.foreign import tree_ring_key
 from watermark.reports.configuration import agree, configuration
 from watermark.reports.journal import aside_of
-from watermark.search import Transform
+from watermark.transforms import Transform
 from watermark.verdict import INCONCLUSIVE, NOT_DETECTED, UNREADABLE, WATERMARKED, Verdict
 
 

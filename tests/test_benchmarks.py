@@ -34,7 +34,8 @@ from watermark.detection import detect
 from watermark.features import key_spectrum, key_vector, noise_vector
 from watermark.foreign import detect_array
 from watermark.keys import Pattern
-from watermark.search import IDENTITY, Transform, key_matrix, plain_transforms, views
+from watermark.search import key_matrix
+from watermark.transforms import IDENTITY, Transform, plain_transforms, views
 
 
 def test_nmse_is_in_decibels():

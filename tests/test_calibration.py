@@ -10,7 +10,7 @@ from watermark import Pattern, RingKey
 from watermark.calibration import Calibration, CalibrationError, Settings, false_positives
 from watermark.family import Family
 from watermark.rings import rings_for
-from watermark.search import IDENTITY
+from watermark.transforms import IDENTITY
 
 SHAPE = (4, 32, 32)
 SETTINGS = Settings("toy", SHAPE, 10, "encoder", "midpoint", "0123")

@@ -10,7 +10,7 @@ from watermark import Pattern, RingKey, detect, watermarked_noise
 from watermark.calibration import Calibration, false_positives
 from watermark.family import Family
 from watermark.foreign import detect_array, tree_ring_key
-from watermark.search import IDENTITY, UNCHANGED, Transform, plain_transforms, transforms_of, undo
+from watermark.transforms import IDENTITY, UNCHANGED, Transform, plain_transforms, transforms_of, undo
 from watermark.verdict import INCONCLUSIVE, KEY_BASED, MODEL_BASED, NOT_DETECTED, NULL_BASED, WATERMARKED
 
 DENSE = [RingKey(bytes([i]) * 32) for i in range(6)]

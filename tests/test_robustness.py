@@ -24,7 +24,7 @@ from benchmarks import scores as scoring
 from benchmarks.model_attacks import MODEL_ATTACKS
 from watermark.detection import detect
 from watermark.foreign import detect_array
-from watermark.search import plain_transforms, views
+from watermark.transforms import plain_transforms, views
 
 SHAPE = (4, 32, 32)
 

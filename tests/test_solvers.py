@@ -78,7 +78,8 @@ def test_inertial_km_obeys_its_bound(alpha):
     """n · min_k ‖T(y_k)‖² ≤ M ‖z_1 − z*‖² (Theorem 2), for a T that is ½-cocoercive and barely more at every rate.
 
     With γ = (1 − λ)/λ and c = γ(1 − α)² − α(1 + α), which the condition makes positive, the sum over k of
-    ‖z_{k+1} − z_k‖² is at most (1 + α) ‖z_1 − z*‖² / c, and that of ‖z_{k+1} − y_k‖² = ‖2λβ T(y_k)‖² (1 + α)² times that.
+    ‖z_{k+1} − z_k‖² is at most (1 + α) ‖z_1 − z*‖² / c, and that of ‖z_{k+1} − y_k‖² = ‖2λβ T(y_k)‖²
+    is (1 + α)² times that at most.
     """
     beta = 0.5
     lam = 0.5 * (1 - alpha) ** 2 / (1 - alpha + 2 * alpha**2)

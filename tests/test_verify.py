@@ -15,7 +15,7 @@ from watermark.demo import jpeg, photographs
 from watermark.generate import file_name, generate
 from watermark.reading.fitting import as_tensor, fit
 from watermark.reading.images import from_image
-from watermark.search import Transform, transforms_of, undo
+from watermark.transforms import Transform, transforms_of, undo
 from watermark.verdict import INCONCLUSIVE, NOT_DETECTED, UNREADABLE, WATERMARKED
 
 OTHER = RingKey(b"\x42" * 32)

@@ -14,7 +14,8 @@ from watermark.detection import Detection, detect
 from watermark.features import Array
 from watermark.foreign import ArrayKey, detect_array
 from watermark.keys import Pattern, RingKey
-from watermark.search import IDENTITY, Transform, holm, key_matrix, search_vectors, views
+from watermark.search import holm, key_matrix, search_vectors
+from watermark.transforms import IDENTITY, Transform, views
 from watermark.verdict import INCONCLUSIVE, KEY_BASED, MODEL_BASED, NOT_DETECTED, NULL_BASED, WATERMARKED
 
 CHUNK = 64

@@ -14,11 +14,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import fft
 from scipy.special import ndtri
 from torch import Tensor
 
 from watermark.keys import Pattern, RingKey
-from watermark.rings import rings_for
+from watermark.rings import Rings, rings_for
 
 Array = NDArray[np.float64]
 
@@ -35,22 +36,21 @@ def as_noise(noise: Tensor | NDArray[np.floating]) -> Array:
     return z / largest if largest > 1e100 else z  # no test depends on the scale
 
 
-def marked_bins(noise: Tensor | NDArray[np.floating], pattern: Pattern) -> NDArray[np.complex128]:
-    """F/n at one bin of every marked pair, (B, channels, F, P); F = 1 for pictures."""
-    z = as_noise(noise)
-    rings = rings_for(z.shape, pattern)
-    z = z if z.ndim == 5 else z[:, :, None]
-    spectrum = np.fft.fft2(z[:, list(rings.channels)]) / np.sqrt(z.shape[-2] * z.shape[-1])
-    return spectrum.reshape(*spectrum.shape[:3], -1)[..., rings.half]
-
-
 def noise_vector(noise: Tensor | NDArray[np.floating], pattern: Pattern) -> tuple[Array, Array]:
     """Noise → coordinates y (B, d), and the energy Σ |F|²/n² of all marked bins (B,), of all frames."""
-    bins = marked_bins(noise, pattern)
-    rings = rings_for(tuple(noise.shape), pattern)
+    z = as_noise(noise)
+    rings = rings_for(z.shape, pattern)
+    return coordinates(z[:, list(rings.channels)], rings, pattern.kind)
+
+
+def coordinates(marked: Array, rings: Rings, kind: str) -> tuple[Array, Array]:
+    """:func:`noise_vector` of the marked channels (B, channels, [F,] H, W) alone."""
+    z = marked if marked.ndim == 5 else marked[:, :, None]
+    spectrum = fft.fft2(z).reshape(*z.shape[:3], -1)
+    bins = spectrum[..., rings.half] / np.sqrt(z.shape[-2] * z.shape[-1])
     energy = 2 * (bins.real**2 + bins.imag**2).sum((1, 2, 3))
     total = bins.sum(2) / np.sqrt(bins.shape[2])
-    if pattern.kind == "dense":
+    if kind == "dense":
         parts = np.stack([total.real, total.imag], -1) * np.sqrt(2)
         return parts.reshape(len(total), -1), energy
     membership = np.eye(len(rings.radii))[rings.index.ravel()[rings.half]]

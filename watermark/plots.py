@@ -21,7 +21,7 @@ from watermark.keys import RingKey
 from watermark.private import write_private
 from watermark.reports.tables import p_text, printable
 from watermark.rings import Rings, rings_for
-from watermark.search import undo
+from watermark.transforms import undo
 from watermark.verdict import WATERMARKED, Verdict
 from watermark.verify import Examined
 

@@ -9,106 +9,21 @@ Bonferroni's holds where nothing is undone by interpolation: turned or enlarged 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from watermark.detection import TINY, angle_test, scale_of, sign_test
-from watermark.features import Array, as_noise, key_vector, noise_vector
+from watermark.features import Array, as_noise, coordinates, key_vector
 from watermark.keys import Pattern, RingKey
+from watermark.rings import rings_for
+from watermark.transforms import IDENTITY, Transform, views
 
-
-@dataclass(frozen=True)
-class Transform:
-    """What was done to a picture, on the scale of its latent; undone in the order crop, shift, rotation, flip.
-
-    Args:
-        angle: degrees it was turned counter-clockwise, about its centre.
-        flip: whether it was mirrored left to right, before it was turned.
-        shift: (down, right) by how many latent pixels it was moved, what leaves coming in at the other side.
-        crop: which share of its height and width, from its middle, fills the picture now; 1 is all. A pair if the
-            two differ, so that the picture is stretched.
-
-    Raises:
-        ValueError: unless 0 < crop ≤ 1.
-    """
-
-    angle: float = 0.0
-    flip: bool = False
-    shift: tuple[float, float] = (0.0, 0.0)
-    crop: float | tuple[float, float] = 1.0
-
-    def __post_init__(self) -> None:
-        if not all(0 < share <= 1 for share in self.shares):
-            raise ValueError(f"crop must be above 0 and at most 1, got {self.crop}")
-
-    @property
-    def shares(self) -> tuple[float, float]:
-        """The shares of height and width that were cropped to."""
-        return self.crop if isinstance(self.crop, tuple) else (self.crop, self.crop)
-
-    def __str__(self) -> str:
-        """What was done, in words; empty for nothing."""
-        down, right = self.shift
-        high, wide = self.shares
-        parts = {
-            "mirrored": self.flip,
-            f"turned by {self.angle:g}°": self.angle,
-            f"moved by {down:g} down and {right:g} right": self.shift != (0.0, 0.0),
-            f"cropped to {high:g}" if high == wide else f"cropped to {high:g} × {wide:g}": min(high, wide) < 1,
-        }
-        return ", ".join(text for text, done in parts.items() if done)
-
-
-UNCHANGED = Transform()
-IDENTITY = (UNCHANGED,)
 MOST_NUMBERS = 2**26
 """That are held for the views of a few samples, half a GiB."""
-
-
-def transforms_of(
-    rotations: int = 1, mirrored: bool = False, shifts: int = 0, crops: Sequence[float | tuple[float, float]] = ()
-) -> tuple[Transform, ...]:
-    """All combinations of what may have been done.
-
-    Args:
-        rotations: so many angles, evenly spaced.
-        mirrored: with mirroring and without.
-        shifts: by up to so many latent pixels either way.
-        crops: besides the whole.
-
-    Raises:
-        ValueError: if rotations is below 1, shifts is negative, or a crop is out of range.
-    """
-    if rotations < 1 or shifts < 0:
-        raise ValueError(f"rotations must be at least 1 and shifts at least 0, got {rotations} and {shifts}")
-    moves = range(-shifts, shifts + 1)
-    shares = (crop if isinstance(crop, tuple) and crop[0] != crop[1] else np.max(crop).item() for crop in crops)
-    return tuple(
-        Transform(360 * turn / rotations, flip, (down, right), crop)
-        for crop in dict.fromkeys((1.0, *shares))
-        for down in sorted(moves, key=abs)
-        for right in sorted(moves, key=abs)
-        for turn in range(rotations)
-        for flip in ((False, True) if mirrored else (False,))
-    )
-
-
-def plain_transforms(shape: tuple[int, ...]) -> tuple[Transform, ...]:
-    """What happens to pictures without a trace, for latents (C, H, W): mirroring, and turning by right angles.
-
-    Eight, or four where the latent is not square.
-    """
-    return transforms_of(right_angles(shape), mirrored=True)
-
-
-def right_angles(shape: tuple[int, ...]) -> int:
-    """By how many right angles a latent (C, H, W) can be turned and fit: 4, or 2 where it is not square."""
-    return 4 if shape[-2] == shape[-1] else 2
 
 
 @dataclass(frozen=True)
@@ -192,7 +107,8 @@ def search_vectors(
     scale = scale_of(whitening, z.shape, pattern)
     drawn = random_directions(decoys, directions, pattern.kind)
     out = []
-    seen = [noise_vector(view, pattern) for view in views(z, transforms)]
+    rings = rings_for(z.shape, pattern)
+    seen = [coordinates(view, rings, pattern.kind) for view in views(z[:, list(rings.channels)], transforms)]
     for i in range(len(z)):
         plain, energy = (np.stack([pair[part][i] for pair in seen]) for part in (0, 1))
         y = plain / scale
@@ -257,45 +173,3 @@ def holm(p: Array) -> Array:
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(stepped, 1.0)
     return adjusted
-
-
-def views(z: Array, transforms: Sequence[Transform]) -> Iterator[Array]:
-    """Noise (B, C, [F,] H, W) with each transformation undone; neighbours share what they have in common."""
-    whole: tuple[tuple[float, float], Array] = (1.0, 1.0), z
-    upright: tuple[Transform, Array] = UNCHANGED, z
-    for transform in transforms:
-        if whole[0] != transform.shares:
-            whole = transform.shares, uncrop(z, transform.shares)
-        if upright[0] != replace(transform, flip=False):
-            upright = replace(transform, flip=False), move_back(whole[1], transform)
-        yield upright[1][..., ::-1] if transform.flip else upright[1]
-
-
-def undo(z: Array, transform: Transform) -> Array:
-    """Noise (B, C, [F,] H, W) of a transformed picture as that of the picture before."""
-    (view,) = views(z, [transform])
-    return view
-
-
-def uncrop(z: Array, shares: tuple[float, float]) -> Array:
-    """Noise made small again, with nothing around it."""
-    if shares == (1.0, 1.0):
-        return z
-    factor = 1 / np.array(shares)
-    centre = (np.array(z.shape[-2:]) - 1) / 2
-    planes = [
-        ndimage.affine_transform(plane, factor, centre - centre * factor, order=3, mode="constant")
-        for plane in z.reshape(-1, *z.shape[-2:])
-    ]
-    return np.stack(planes).reshape(z.shape)
-
-
-def move_back(z: Array, transform: Transform) -> Array:
-    """Noise with shift and rotation undone."""
-    if transform.shift != (0.0, 0.0):
-        down, right = transform.shift
-        phase = np.fft.fftfreq(z.shape[-2])[:, None] * down + np.fft.fftfreq(z.shape[-1])[None, :] * right
-        z = np.fft.ifft2(np.fft.fft2(z) * np.exp(2j * np.pi * phase)).real
-    if transform.angle % (90 if z.shape[-1] == z.shape[-2] else 180) == 0:
-        return np.rot90(z, -int(transform.angle // 90), (-2, -1))
-    return ndimage.rotate(z, -transform.angle, axes=(-1, -2), reshape=False, order=3, mode="constant")

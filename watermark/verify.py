@@ -29,7 +29,7 @@ from watermark.keys import Pattern, RingKey
 from watermark.numbered import confirm
 from watermark.reading.decoding import Decoded, decoded
 from watermark.reading.fitting import as_tensor
-from watermark.search import UNCHANGED, Transform, plain_transforms, undo
+from watermark.transforms import UNCHANGED, Transform, plain_transforms, undo
 from watermark.verdict import INCONCLUSIVE, WATERMARKED, Verdict
 
 ANYBODY = "a key of zeros says that an image is marked, not by whom"
@@ -51,8 +51,8 @@ class Verifier:
         decoder: decoder inversion method, see :func:`inversion.invert_decoder`.
         batch_size: images that go through the networks together.
         transforms: what may have been done to an image since it was generated; each is undone on the recovered
-            noise, and p corrected for their number, see :func:`watermark.search.transforms_of`. None is mirroring
-            and turning by right angles.
+            noise, and p corrected for their number, see :func:`watermark.transforms.transforms_of`. None is
+            mirroring and turning by right angles.
         calibration: what noise without a mark looks like; whitens the test, and has the keys' false positives
             counted. See :func:`with_calibration` for that of a model.
         numbers: if a key is found, which of its pictures with these numbers it is, see

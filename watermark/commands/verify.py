@@ -141,7 +141,7 @@ def verify(
     """
     from watermark.calibration import Calibration
     from watermark.foreign import read_array_key
-    from watermark.search import right_angles, transforms_of
+    from watermark.transforms import right_angles, transforms_of
     from watermark.verify import Verifier
 
     check_usage(images, from_file, output, resume, form)

@@ -29,7 +29,7 @@ def configuration(verifier: Verifier, also: Any = None) -> str:  # noqa: ANN401
     from inversion.fingerprint import SIZE, fingerprint
     from watermark.calibration import digest
     from watermark.foreign import ArrayKey
-    from watermark.search import plain_transforms
+    from watermark.transforms import plain_transforms
 
     keys: dict[str, Any] = {}
     for name, key in verifier.keys.items():

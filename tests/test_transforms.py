@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from watermark.transforms import Transform, transforms_of, undo, views
+
+RNG = np.random.default_rng(5)
+SHAPES = [(2, 3, 32, 32), (1, 2, 24, 40), (2, 1, 3, 31, 32), (1, 1, 1, 7)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("angle", [10, 45, 200, -75, 271.5])
+def test_turning_is_undone_by_the_spline_of_ndimage(shape, angle):
+    z = RNG.standard_normal(shape)
+    wanted = ndimage.rotate(z, -angle, axes=(-1, -2), reshape=False, order=3, mode="constant")
+    np.testing.assert_allclose(undo(z, Transform(angle=angle)), wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shares", [(0.8, 0.8), (1.0, 0.75), (0.5, 0.9)])
+def test_cropping_is_undone_by_the_spline_of_ndimage(shape, shares):
+    z = RNG.standard_normal(shape)
+    factor, centre = 1 / np.array(shares), (np.array(shape[-2:]) - 1) / 2
+    wanted = [
+        ndimage.affine_transform(plane, factor, centre - centre * factor, order=3, mode="constant")
+        for plane in z.reshape(-1, *shape[-2:])
+    ]
+    np.testing.assert_allclose(undo(z, Transform(crop=shares)), np.reshape(wanted, shape), atol=1e-12)
+
+
+def test_what_neighbours_share_is_not_mixed_up():
+    """In whatever order the transformations come, each is undone as if alone."""
+    z = RNG.standard_normal((2, 1, 12, 12))
+    every = transforms_of(8, mirrored=True, shifts=1, crops=(0.8, (1.0, 0.75)))
+    assert len(every) == 3 * 9 * 8 * 2
+    for order in (np.arange(len(every)), RNG.permutation(len(every))):
+        for i, view in zip(order, views(z, [every[i] for i in order]), strict=True):
+            np.testing.assert_array_equal(view, undo(z, every[i]))
+
+
+def test_turning_is_undone_in_the_picture_convention():
+    """Counter-clockwise as one looks at the picture, like Pillow."""
+    a = np.zeros((1, 1, 32, 32))
+    a[0, 0, 8, 20] = 1
+    turned = np.array(Image.fromarray(a[0, 0].astype(np.float32)).rotate(90))
+    back = undo(turned[None, None].astype(float), Transform(angle=90))
+    assert np.unravel_index(back.argmax(), back.shape) == (0, 0, 8, 20)
+
+
+def test_an_exploded_sample_leaves_the_others_alone():
+    noise = RNG.standard_normal((3, 4, 32, 32))
+    alone = undo(noise[:1], Transform(crop=0.8))
+    noise[1] *= 1e18
+    np.testing.assert_array_equal(undo(noise, Transform(crop=0.8))[:1], alone)
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="crop"):
+        Transform(crop=0)
+
+
+def test_what_is_looked_at_can_be_counted_and_said():
+    assert transforms_of() == (Transform(),)
+    assert str(Transform()) == ""
+    every = transforms_of(rotations=4, mirrored=True, shifts=1, crops=(0.8, 1.0))
+    assert len(every) == len(set(every)) == 4 * 2 * 9 * 2
+    assert every[0] == Transform()
+    assert (
+        str(Transform(90, True, (1, 0), 0.8))
+        == "mirrored, turned by 90°, moved by 1 down and 0 right, cropped to 0.8"
+    )
+    with pytest.raises(ValueError, match="rotations"):
+        transforms_of(rotations=0)

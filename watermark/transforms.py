@@ -1,0 +1,183 @@
+"""What may have been done to a picture, and recovered noise with it undone.
+
+Noise is resampled by cubic splines. That is linear: one sparse matrix for each transformation, applied to the
+spline's coefficients in all samples and channels at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, sparse, special
+
+from watermark.features import Array
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What was done to a picture, on the scale of its latent; undone in the order crop, shift, rotation, flip.
+
+    Args:
+        angle: degrees it was turned counter-clockwise, about its centre.
+        flip: whether it was mirrored left to right, before it was turned.
+        shift: (down, right) by how many latent pixels it was moved, what leaves coming in at the other side.
+        crop: which share of its height and width, from its middle, fills the picture now; 1 is all. A pair if the
+            two differ, so that the picture is stretched.
+
+    Raises:
+        ValueError: unless 0 < crop ≤ 1.
+    """
+
+    angle: float = 0.0
+    flip: bool = False
+    shift: tuple[float, float] = (0.0, 0.0)
+    crop: float | tuple[float, float] = 1.0
+
+    def __post_init__(self) -> None:
+        if not all(0 < share <= 1 for share in self.shares):
+            raise ValueError(f"crop must be above 0 and at most 1, got {self.crop}")
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """The shares of height and width that were cropped to."""
+        return self.crop if isinstance(self.crop, tuple) else (self.crop, self.crop)
+
+    def __str__(self) -> str:
+        """What was done, in words; empty for nothing."""
+        down, right = self.shift
+        high, wide = self.shares
+        parts = {
+            "mirrored": self.flip,
+            f"turned by {self.angle:g}°": self.angle,
+            f"moved by {down:g} down and {right:g} right": self.shift != (0.0, 0.0),
+            f"cropped to {high:g}" if high == wide else f"cropped to {high:g} × {wide:g}": min(high, wide) < 1,
+        }
+        return ", ".join(text for text, done in parts.items() if done)
+
+
+UNCHANGED = Transform()
+IDENTITY = (UNCHANGED,)
+
+
+def transforms_of(
+    rotations: int = 1, mirrored: bool = False, shifts: int = 0, crops: Sequence[float | tuple[float, float]] = ()
+) -> tuple[Transform, ...]:
+    """All combinations of what may have been done.
+
+    Args:
+        rotations: so many angles, evenly spaced.
+        mirrored: with mirroring and without.
+        shifts: by up to so many latent pixels either way.
+        crops: besides the whole.
+
+    Raises:
+        ValueError: if rotations is below 1, shifts is negative, or a crop is out of range.
+    """
+    if rotations < 1 or shifts < 0:
+        raise ValueError(f"rotations must be at least 1 and shifts at least 0, got {rotations} and {shifts}")
+    moves = range(-shifts, shifts + 1)
+    shares = (crop if isinstance(crop, tuple) and crop[0] != crop[1] else np.max(crop).item() for crop in crops)
+    return tuple(
+        Transform(360 * turn / rotations, flip, (down, right), crop)
+        for crop in dict.fromkeys((1.0, *shares))
+        for down in sorted(moves, key=abs)
+        for right in sorted(moves, key=abs)
+        for turn in range(rotations)
+        for flip in ((False, True) if mirrored else (False,))
+    )
+
+
+def plain_transforms(shape: tuple[int, ...]) -> tuple[Transform, ...]:
+    """What happens to pictures without a trace, for latents (C, H, W): mirroring, and turning by right angles.
+
+    Eight, or four where the latent is not square.
+    """
+    return transforms_of(right_angles(shape), mirrored=True)
+
+
+def right_angles(shape: tuple[int, ...]) -> int:
+    """By how many right angles a latent (C, H, W) can be turned and fit: 4, or 2 where it is not square."""
+    return 4 if shape[-2] == shape[-1] else 2
+
+
+def views(z: Array, transforms: Sequence[Transform]) -> Iterator[Array]:
+    """Noise (B, C, [F,] H, W) with each transformation undone; neighbours share what they have in common."""
+    crop: tuple[float, float] | None = None
+    shift: tuple[float, float] | None = None
+    angle: float | None = None
+    whole = moved = upright = z
+    splines = None
+    for transform in transforms:
+        if transform.shares != crop:
+            crop, shift = transform.shares, None
+            whole = uncrop(z, crop)
+        if transform.shift != shift:
+            shift, angle = transform.shift, None
+            moved, splines = move_back(whole, shift), None
+        if transform.angle != angle:
+            angle = transform.angle
+            if angle % (90 if z.shape[-1] == z.shape[-2] else 180) == 0:
+                upright = np.rot90(moved, -int(angle // 90), (-2, -1))
+            else:
+                splines = coefficients(moved) if splines is None else splines
+                cos, sin = special.cosdg(angle), special.sindg(angle)
+                upright = resample(splines, np.array([[cos, -sin], [sin, cos]]))
+        yield upright[..., ::-1] if transform.flip else upright
+
+
+def undo(z: Array, transform: Transform) -> Array:
+    """Noise (B, C, [F,] H, W) of a transformed picture as that of the picture before."""
+    (view,) = views(z, [transform])
+    return view
+
+
+def uncrop(z: Array, shares: tuple[float, float]) -> Array:
+    """Noise made small again, with nothing around it."""
+    return z if shares == (1.0, 1.0) else resample(coefficients(z), np.diag(1 / np.array(shares)))
+
+
+def move_back(z: Array, shift: tuple[float, float]) -> Array:
+    """Noise with a shift undone."""
+    if shift == (0.0, 0.0):
+        return z
+    down, right = shift
+    phase = np.fft.fftfreq(z.shape[-2])[:, None] * down + np.fft.fftfreq(z.shape[-1])[None, :] * right
+    return np.fft.ifft2(np.fft.fft2(z) * np.exp(2j * np.pi * phase)).real
+
+
+def coefficients(z: Array) -> Array:
+    """Those of the cubic spline through the pixels (…, H, W), mirrored at the borders."""
+    return ndimage.spline_filter1d(ndimage.spline_filter1d(z, 3, -1), 3, -2)
+
+
+def resample(splines: Array, matrix: Array) -> Array:
+    """Splines (…, H, W) at the points that a matrix takes pixels to, from the centre; 0 outside."""
+    weights = spline_weights((splines.shape[-2], splines.shape[-1]), matrix)
+    return (weights @ splines.reshape(-1, weights.shape[1]).T).T.reshape(splines.shape)
+
+
+def spline_weights(size: tuple[int, int], matrix: Array) -> sparse.csr_array:
+    """(HW, HW): the sixteen coefficients that every new pixel is made of; nothing for those from outside."""
+    centre = (np.array(size) - 1) / 2
+    at = matrix @ (np.indices(size).reshape(2, -1) - centre[:, None]) + centre[:, None]
+    inside = ((at >= 0) & (at <= 2 * centre[:, None])).all(0)
+    rows, places, weights = np.flatnonzero(inside), [], []
+    for x, length in zip(at[:, inside], size, strict=True):
+        first = np.floor(x).astype(np.int64)
+        f = x - first
+        g = 1 - f
+        weights.append(np.stack([g**3, 4 - 6 * f**2 + 3 * f**3, 4 - 6 * g**2 + 3 * g**3, f**3], 1) / 6)
+        places.append(mirror(first[:, None] + np.arange(-1, 3), length))
+    columns = places[0][:, :, None] * size[1] + places[1][:, None, :]
+    values = weights[0][:, :, None] * weights[1][:, None, :]
+    entries = np.repeat(rows, 16), columns.ravel()
+    return sparse.csr_array((values.ravel(), entries), shape=(inside.size, inside.size))
+
+
+def mirror(places: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Positions outside 0 … length − 1 reflected at the first and the last pixel."""
+    around = np.abs(places) % max(1, 2 * (length - 1))
+    return np.minimum(around, 2 * (length - 1) - around)
