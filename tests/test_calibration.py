@@ -25,9 +25,9 @@ def coloured(count, seed=0, tilt=1.0):
     return (z / z.std((1, 2, 3), keepdims=True) * rng.uniform(0.7, 1.3, (count, 1, 1, 1))).astype(np.float16)
 
 
-def calibration(count=400, **settings):
+def calibration(count=400, sources=(), **settings):
     families = tuple("unmarked" if i % 4 else "photographs" for i in range(count))
-    return Calibration(SETTINGS, np.ones(8, dtype=np.float32), coloured(count, **settings), families)
+    return Calibration(SETTINGS, np.ones(8, dtype=np.float32), coloured(count, **settings), families, sources)
 
 
 def null_p_values(made, key):
@@ -75,19 +75,24 @@ def test_rates_have_the_bound_of_clopper_and_pearson():
     assert made.counts == {"photographs": 125, "unmarked": 375}
 
 
-def test_it_is_what_it_was_after_a_file(tmp_path):
-    made = calibration(10)
+@pytest.mark.parametrize("sources", [(), tuple(f"seed {i}" for i in range(10))])
+def test_it_is_what_it_was_after_a_file(tmp_path, sources):
+    made = calibration(10, sources)
+    calibration(2).save(tmp_path / "c.safetensors")
     made.save(tmp_path / "c.safetensors")
     read = Calibration.load(tmp_path / "c.safetensors")
     assert read.settings == made.settings
     assert read.families == made.families
+    assert read.sources == sources
+    assert [file.name for file in tmp_path.iterdir()] == ["c.safetensors"]
     assert np.array_equal(read.noise, made.noise)
     assert np.array_equal(read.fingerprint, made.fingerprint)
 
 
-def test_damaged_files_are_refused(tmp_path):
+@pytest.mark.parametrize("sources", [(), ("seed 0", "seed 1")])
+def test_damaged_files_are_refused(tmp_path, sources):
     file = tmp_path / "c.safetensors"
-    calibration(2).save(file)
+    calibration(2, sources).save(file)
     whole = file.read_bytes()
     rng = np.random.default_rng(0)
     for i in [*range(0, 700, 7), *rng.integers(0, len(whole), 100)]:
@@ -127,6 +132,8 @@ def test_parts_that_do_not_fit_are_refused():
         Calibration(SETTINGS, one, coloured(1), ("a",))
     with pytest.raises(CalibrationError, match="does not fit"):
         Calibration(SETTINGS, one, coloured(3), ("a", "b"))
+    with pytest.raises(CalibrationError, match="1 sources"):
+        Calibration(SETTINGS, one, coloured(2), ("a", "b"), ("one",))
     with pytest.raises(CalibrationError, match="finite"):
         Calibration(SETTINGS, one * np.nan, coloured(2), ("a", "b"))
 

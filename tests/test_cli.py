@@ -84,6 +84,10 @@ def test_every_command_has_help_with_an_example_that_runs(path, command, workpla
         (workplace / "out").rename(workplace / "photographs")
         assert run(line) == 0, capsys.readouterr()
         assert Calibration.load(workplace / "sapling.safetensors").counts == {"given": 2}
+        assert run(line) == 2
+        assert "give --resume to add to it" in capsys.readouterr().err
+        assert run(f"{line} --resume") == 0
+        assert "2 given; supports" in capsys.readouterr().out
         return
     (workplace / "suspect.png").write_bytes((workplace / "out" / "marked-0.png").read_bytes())
     (workplace / "photo.png").write_bytes((folder / "unmarked-0.png").read_bytes())

@@ -251,13 +251,13 @@ def test_videos_are_refused(sapling, alice):
 
 
 def test_a_calibration_whitens_and_counts(sapling, alice, marked, unmarked, folder):
-    from watermark.nulls import GIVEN, calibrate, generated_nulls
+    from watermark.nulls import GIVEN, Null, calibrate, generated_nulls
 
     plain = Verifier(sapling, {"alice": alice}, decoder="encoder", steps=5)
     nulls = [
-        *((GIVEN, image) for image in unmarked),
-        (GIVEN, folder / "marked-0.png"),
-        (GIVEN, folder / "none.png"),
+        *(Null(GIVEN, image) for image in unmarked),
+        Null(GIVEN, folder / "marked-0.png"),
+        Null(GIVEN, folder / "none.png"),
     ]
     seen = []
     made = calibrate(plain, [*nulls, *generated_nulls(sapling, ["a rose"], 4, seed=9, steps=5)], seen.append)
@@ -278,6 +278,39 @@ def test_a_calibration_whitens_and_counts(sapling, alice, marked, unmarked, fold
     assert (without.null_hits, without.null_images, without.fpr_bound) == (None, None, None)
     with pytest.raises(ValueError, match="steps 5, not 10"):
         Verifier(sapling, {"alice": alice}, decoder="encoder", calibration=made)
+
+
+def test_a_calibration_that_was_stopped_goes_on(sapling, alice, folder, monkeypatch):
+    from watermark import nulls
+
+    monkeypatch.setattr(nulls, "BETWEEN_SAVES", 2)
+    plain = Verifier(sapling, {"alice": alice}, decoder="encoder", steps=2, batch_size=1)
+    files = [folder / f"unmarked-{i}.png" for i in (0, 1, 2, 0)]
+    saved = []
+
+    def stopped():
+        yield from nulls.given_nulls(files)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        nulls.calibrate(plain, stopped(), save=saved.append)
+    (part,) = saved
+    assert part.counts == {"given": 2}
+    left = nulls.given_nulls(files, part.sources)
+    assert [null.image for null in left] == [files[2]]
+    prompts = {"seed": 9, "steps": 2}
+    both = [*left, *nulls.generated_nulls(sapling, ["a rose"], 2, **prompts)]
+    whole = nulls.calibrate(plain, both, start=part)
+    assert whole.counts == {"given": 3, "unmarked": 1, "another key": 1}
+    assert whole.sources[3:] == ("seed 9", "seed 10")
+    np.testing.assert_array_equal(whole.noise[:2], part.noise)
+    at_once = nulls.calibrate(plain, nulls.given_nulls(files))
+    np.testing.assert_array_equal(whole.noise[:3], at_once.noise)
+    more = nulls.generated_nulls(sapling, ["a rose"], 4, **prompts, known=whole.sources)
+    assert [null.source for null in more] == ["seed 11", "seed 12"]
+    other = Verifier(sapling, {"alice": alice}, decoder="encoder", steps=3)
+    with pytest.raises(ValueError, match="steps 2, not 3"):
+        nulls.calibrate(other, left, start=part)
 
 
 def test_a_mirrored_picture_is_found_without_being_asked_for(verifier, marked):
@@ -301,12 +334,12 @@ def test_numbered_pictures_are_told_apart(sapling, alice):
 
 def test_a_calibration_in_the_models_folder_is_used_if_it_fits(sapling, alice, unmarked, tmp_path, monkeypatch):
     from watermark import verify
-    from watermark.nulls import GIVEN, calibrate
+    from watermark.nulls import GIVEN, Null, calibrate
 
     plain = Verifier(sapling, {"alice": alice}, decoder="encoder", steps=2)
     monkeypatch.setattr(verify, "sapling_folder", lambda: tmp_path)
     assert verify.with_calibration(plain).calibration is None
-    made = calibrate(plain, [(GIVEN, image) for image in unmarked])
+    made = calibrate(plain, [Null(GIVEN, image) for image in unmarked])
     made.save(tmp_path / "calibration.safetensors")
     assert verify.with_calibration(plain).calibration.counts == {"given": len(unmarked)}
     with pytest.raises(ValueError, match="'odd' does not fit the model: channels"):

@@ -81,6 +81,7 @@ class Calibration:
         fingerprint: (d,) float32, of the model, see :mod:`inversion.fingerprint`.
         noise: (n, C, h, w) float16, n ≥ 2.
         families: (n,) what kind of null image each is from.
+        sources: (n,) which image each is from, or empty; so that none is used twice.
 
     Raises:
         CalibrationError: if the parts do not fit together or are not finite.
@@ -90,6 +91,7 @@ class Calibration:
     fingerprint: NDArray[np.float32] = field(repr=False)
     noise: NDArray[np.float16] = field(repr=False)
     families: tuple[str, ...] = field(repr=False)
+    sources: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.families)
@@ -98,6 +100,8 @@ class Calibration:
                 f"noise of shape {self.noise.shape} does not fit {n} images, at least 2, of "
                 f"{self.settings.latent_shape}"
             )
+        if len(self.sources) not in (0, n):
+            raise CalibrationError(f"there are {len(self.sources)} sources for {n} images")
         if not (np.isfinite(self.noise).all() and np.isfinite(self.fingerprint).all()):
             raise CalibrationError("noise and fingerprint must be finite")
 
@@ -144,14 +148,19 @@ class Calibration:
             raise CalibrationError(f"the calibration was made with another model, {self.settings.model!r}")
 
     def save(self, file: str | Path) -> None:
-        """Write a ``.safetensors`` file. Raises OSError if that is impossible."""
+        """Write a ``.safetensors`` file, all of it or nothing. Raises OSError if that is impossible."""
         tensors = {"noise": torch.from_numpy(self.noise), "fingerprint": torch.from_numpy(self.fingerprint)}
         about = {"settings": asdict(self.settings), "families": self.families, "digest": digest(self)}
+        about |= {"sources": self.sources} if self.sources else {}
         metadata = {"format": "treering-calibration", "version": str(VERSION), "about": json.dumps(about)}
+        temporary = Path(file).with_name(f".{Path(file).name}.part")
         try:
-            save_file(tensors, file, metadata)
+            save_file(tensors, temporary, metadata)
+            temporary.replace(file)
         except SafetensorError as error:
             raise OSError(f"cannot write {file}: {error}") from None
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, file: str | Path) -> Calibration:
@@ -177,7 +186,7 @@ class Calibration:
                 )
                 noise, fingerprint = (tensors.get_tensor(name).numpy() for name in ("noise", "fingerprint"))
             expected = about["digest"]
-            found = cls(settings, fingerprint, noise, tuple(about["families"]))
+            found = cls(settings, fingerprint, noise, tuple(about["families"]), tuple(about.get("sources", ())))
         except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise error if isinstance(error, CalibrationError) else damaged from None
         if digest(found) != expected:
@@ -194,6 +203,7 @@ def false_positives(null_p: Array, level: float) -> Rate:
 
 def digest(calibration: Calibration) -> str:
     """SHA-256 of everything in a calibration."""
-    text = json.dumps([asdict(calibration.settings), calibration.families]).encode()
+    sources = [calibration.sources] if calibration.sources else []
+    text = json.dumps([asdict(calibration.settings), calibration.families, *sources]).encode()
     arrays = (calibration.fingerprint, calibration.noise)
     return hashlib.sha256(b"".join([text, *(np.ascontiguousarray(a).tobytes() for a in arrays)])).hexdigest()

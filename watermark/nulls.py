@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,23 @@ from watermark.keys import Pattern, RingKey
 from watermark.verify import Verifier
 
 UNMARKED, OTHER_KEY, GIVEN = "unmarked", "another key", "given"
-Null = tuple[str, str | Path | Image.Image]
+BETWEEN_SAVES = 64
+"""Images after which what was recovered is saved."""
+
+
+@dataclass(frozen=True)
+class Null:
+    """An image that does not carry the mark.
+
+    Attributes:
+        family: what kind of image it is.
+        image: a picture, or the path of one.
+        source: what tells it from others: its seed, or the SHA-256 of its file; empty if nothing does.
+    """
+
+    family: str
+    image: str | Path | Image.Image
+    source: str = ""
 
 
 def generated_nulls(
@@ -27,6 +45,7 @@ def generated_nulls(
     seed: int,
     guidance: float = 3.0,
     steps: int = 50,
+    known: Collection[str] = (),
 ) -> Iterator[Null]:
     """``count`` pictures of the model, every second one marked with a key, dense or of rings, that is thrown away.
 
@@ -37,16 +56,47 @@ def generated_nulls(
         seed: of the first one.
         guidance: classifier-free guidance scale.
         steps: of the sampler.
+        known: sources, see :func:`seed_source`, of pictures that are left out.
     """
     for i in range(count):
+        source = seed_source(seed + i)
+        if source in known:
+            continue
         other = RingKey.generate(Pattern(("dense", "rings")[i // 2 % 2]))
         key, prompt = other if i % 2 else None, prompts[i // 2 % len(prompts)]
         (made,) = generate(model, [prompt], key=key, seed=seed + i, guidance=guidance, steps=steps)
-        yield (OTHER_KEY if i % 2 else UNMARKED), made.image
+        yield Null(OTHER_KEY if i % 2 else UNMARKED, made.image, source)
+
+
+def seed_source(seed: int) -> str:
+    """The source of a generated picture."""
+    return f"seed {seed}"
+
+
+def given_nulls(files: Iterable[Path], known: Collection[str] = ()) -> list[Null]:
+    """Files as null images, the same content once.
+
+    Args:
+        files: paths of images.
+        known: sources of files that are left out.
+
+    Raises:
+        OSError: if one cannot be read.
+    """
+    found: dict[str, Path] = {}
+    for file in files:
+        with file.open("rb") as content:
+            found.setdefault(hashlib.file_digest(content, "sha256").hexdigest(), file)
+    return [Null(GIVEN, file, source) for source, file in found.items() if source not in known]
 
 
 def calibrate(
-    verifier: Verifier, nulls: Iterable[Null], progress: Callable[[int], None] | None = None
+    verifier: Verifier,
+    nulls: Iterable[Null],
+    progress: Callable[[int], None] | None = None,
+    *,
+    start: Calibration | None = None,
+    save: Callable[[Calibration], None] | None = None,
 ) -> Calibration:
     """Recover the noise of null images as a verifier does. Its keys and level play no part.
 
@@ -54,34 +104,44 @@ def calibrate(
 
     Args:
         verifier: with the model and the settings that the calibration is for.
-        nulls: (family, image).
+        nulls: the images.
         progress: called after every image with the number of images done.
+        start: a calibration for the same model and settings that the images are added to.
+        save: called now and then with what there is already.
 
     Raises:
-        CalibrationError: if fewer than two images could be tested.
+        CalibrationError: if fewer than two images could be tested, or ``start`` was made for something else.
     """
+    model, settings = fingerprint(verifier.model), verifier.settings
     families: list[str] = []
-    used, noise = [], []
+    sources: list[str] = []
+    noise = [np.empty((0, *verifier.model.latent_shape), dtype=np.float16)]
+    if start is not None:
+        start.check(settings, model)
+        families += start.families
+        sources += start.sources or [""] * len(start.families)
+        noise.append(start.noise)
+    read: list[Null] = []
 
     def images() -> Iterator[str | Path | Image.Image]:
-        for family, image in nulls:
-            families.append(family)
-            yield image
+        for null in nulls:
+            read.append(null)
+            yield null.image
+
+    def made() -> Calibration:
+        return Calibration(settings, model, np.concatenate(noise), tuple(families), tuple(sources))
 
     for done, examined in enumerate(verifier.examine(images()), 1):
         z = examined.noise
         if z is not None:
             with np.errstate(over="ignore"):
-                kept = z.numpy().astype(np.float16)
+                kept = z[None].numpy().astype(np.float16)
             if np.isfinite(kept).all():
-                used.append(families[done - 1])
+                families.append(read[done - 1].family)
+                sources.append(read[done - 1].source)
                 noise.append(kept)
         if progress is not None:
             progress(done)
-    shape = (0, *verifier.model.latent_shape)
-    return Calibration(
-        settings=verifier.settings,
-        fingerprint=fingerprint(verifier.model),
-        noise=np.stack(noise) if noise else np.empty(shape, dtype=np.float16),
-        families=tuple(used),
-    )
+        if save is not None and done % BETWEEN_SAVES == 0 and len(families) > 1:
+            save(made())
+    return made()

@@ -31,6 +31,7 @@ from watermark.commands.options import (
 )
 @click.option("--guidance", type=float, default=3.0, show_default=True, help="Classifier-free guidance scale.")
 @inversion_options
+@click.option("--resume", is_flag=True, help="Add to the output; what it was made of already is left out.")
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write."
 )
@@ -43,6 +44,7 @@ def calibrate(
     guidance: float,
     steps: int,
     decoder: str,
+    resume: bool,
     output: Path,
     **model: Any,  # noqa: ANN401 - exactly the options of model_options
 ) -> None:
@@ -51,15 +53,17 @@ def calibrate(
     Use pictures that the model generated, unmarked and marked with keys that nobody has, and real images of the
     kind that will be verified. A false positive rate of 1e-3 is supported by 3,000 images of which none is one.
     A file called calibration.safetensors in the folder of a local model is used by verify without being asked for.
+    What there is already is saved now and then, and --resume goes on after a stop.
 
     \b
     treering calibrate --images photographs/ -o sapling.safetensors
-    treering calibrate --images photographs/ --generate 500 -o sapling.safetensors
+    treering calibrate --images photographs/ --generate 500 -o sapling.safetensors --resume
     treering calibrate --images photographs/ --model stabilityai/sdxl-turbo -o turbo.safetensors
     """
     from inversion.model import data_folder
+    from watermark.calibration import Calibration
     from watermark.keys import RingKey
-    from watermark.nulls import GIVEN, calibrate, generated_nulls
+    from watermark.nulls import calibrate, generated_nulls, given_nulls, seed_source
     from watermark.verify import Verifier
 
     files = sorted(f for f in images.rglob("*") if f.is_file()) if images is not None else []
@@ -67,19 +71,30 @@ def calibrate(
         raise click.UsageError("give --generate N, --images FOLDER with files in it, or both")
     if not output.absolute().parent.is_dir():
         raise Trouble(f"there is no folder {output.absolute().parent}")
+    if output.exists() and not resume:
+        raise Trouble(f"{output} exists: give --resume to add to it, or another name")
     loaded = load_model(**model)
     with understood(), progress_bar() as track:
         lines = (prompts or data_folder() / "prompts" / "sapling.txt").read_text(encoding="utf-8").splitlines()
         wanted = [line for line in lines if line.strip()]
         if count and not wanted:
             raise Trouble(f"{prompts} has no prompts")
-        made = generated_nulls(loaded, wanted, count, seed=seed, guidance=guidance)
-        nulls = chain(made, ((GIVEN, file) for file in files))
+        before = Calibration.load(output) if output.exists() else None
+        known = frozenset() if before is None else frozenset(before.sources)
+        given = given_nulls(files, known)
+        left = len(given) + sum(seed_source(seed + i) not in known for i in range(count))
+        made = generated_nulls(loaded, wanted, count, seed=seed, guidance=guidance, known=known)
         verifier = Verifier(loaded, {"none": RingKey.generate()}, steps=steps, decoder=decoder)
-        found = calibrate(verifier, nulls, lambda done: track("null images", done, count + len(files)))
+        found = calibrate(
+            verifier,
+            chain(made, given),
+            lambda done: track("null images", done, left),
+            start=before,
+            save=lambda part: part.save(output),
+        )
         found.save(output)
-    left_out = count + len(files) - len(found.families)
     counts = ", ".join(f"{n} {family}" for family, n in found.counts.items())
     click.echo(f"wrote {output}: {counts}; supports false positive rates down to {found.smallest_level:.1e}")
+    left_out = left + (0 if before is None else len(before.families)) - len(found.families)
     if left_out:
         click.echo(f"{left_out} images could not be tested and were left out")
