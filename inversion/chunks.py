@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -10,8 +11,10 @@ from torch.nn.functional import pad
 
 from inversion.solvers import Solution
 
+T = TypeVar("T")
 
-def in_chunks(solve: Callable[[Tensor], Solution], samples: Tensor | list[Tensor], size: int) -> Iterator[Solution]:
+
+def in_chunks(solve: Callable[[Tensor], T], samples: Tensor | list[Tensor], size: int) -> Iterator[T]:
     """Solve samples ``size`` at a time; a chunk that memory does not suffice for is halved, and so are the next."""
     start = 0
     while start < len(samples):

@@ -77,6 +77,7 @@ def edit(
         raise ValueError(
             f"{model.name!r} does not make pictures from prompts, and only such can be edited with one"
         )
+    model.field(prompt, batch=len(x), guidance=guidance)  # now, if it raises
     report = progress or silent
     z_0 = invert_decoder(model.autoencoder, x, method=decoder).value
     path = trajectory(

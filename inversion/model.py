@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,6 +174,8 @@ class LatentDiffusionModel:
         Raises:
             ValueError: if the prompts do not fit the batch or the model, or the model has no guidance.
         """
+        if not math.isfinite(guidance):
+            raise ValueError(f"guidance must be finite, got {guidance}")
         own = self.conditions(self.check_prompt(prompt, batch), batch)
         if self.guidance == "none" and guidance != 1:
             raise ValueError(f"this model has no guidance, so that guidance must be 1, got {guidance}")
@@ -220,7 +223,11 @@ def load_pipeline(source: str, config: Mapping[str, Any], **settings: Any) -> An
         {"requires_safety_checker": False} if unused else {}
     )
     kind = diffusers.StableDiffusionPipeline if name == "RectifiedFlowPipeline" else getattr(diffusers, name)
-    return kind.from_pretrained(source, **settings, **extra)
+    pipe = kind.from_pretrained(source, **settings, **extra)
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(False)  # what differentiates the networks differentiates their inputs
+    return pipe
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inversion.chunks import concatenate, in_chunks
+from inversion.chunks import in_chunks
 from inversion.diffusion import METHODS, choose, run, sampler
 from inversion.model import LatentDiffusionModel
 from inversion.sampling import Field, Progress, silent
 from inversion.schedule import Level, Schedule
-from inversion.solvers import Solution
 
 Prompt = str | Sequence[str] | Tensor | None
 
@@ -164,10 +163,5 @@ def in_parts(solve: Callable[[Tensor], list[Tensor]], z: Tensor, chunk_size: int
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
 
-    def stacked(rows: Tensor) -> Solution:
-        value = torch.stack(solve(rows), 1)
-        unknown = torch.full((len(rows),), torch.nan)
-        no = torch.zeros(len(rows), dtype=torch.int64)
-        return Solution(value, unknown, unknown, no, no.bool(), unknown[None][:0])
-
-    return concatenate(list(in_chunks(stacked, torch.arange(len(z), device=z.device), chunk_size))).value
+    rows = torch.arange(len(z), device=z.device)
+    return torch.cat(list(in_chunks(lambda part: torch.stack(solve(part), 1), rows, chunk_size)))

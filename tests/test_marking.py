@@ -41,6 +41,14 @@ def test_psnr_is_that_of_its_formula():
     assert psnr(a, a - 10) == pytest.approx(28.1308, abs=1e-4)
 
 
+def test_large_pictures_are_compared_by_strips(monkeypatch):
+    a, b = picture(1, 50, 64), picture(2, 50, 64)
+    whole = psnr(a, b), ssim(a, b)
+    for pixels in (1, 64 * 7, 64 * 40):
+        monkeypatch.setattr("watermark.similarity.STRIP", pixels)
+        assert (psnr(a, b), ssim(a, b)) == pytest.approx(whole, rel=1e-12)
+
+
 def test_ssim_is_that_of_another_implementation():
     metrics = pytest.importorskip("skimage.metrics")
     a, b = picture(1), picture(2)
@@ -147,6 +155,8 @@ def test_what_cannot_be_marked_is_refused(model, verifier):
     for wrong, message in (
         ({"strength": 0.0}, "strength"),
         ({"strength": 1.0}, "strength"),
+        ({"strength": math.nan}, "strength"),
+        ({"min_psnr": math.nan}, "min_psnr"),
         ({"method": "magic"}, "method must be one of"),
         ({"rounds": 0}, "rounds"),
     ):
@@ -161,7 +171,7 @@ def test_what_cannot_be_marked_is_refused(model, verifier):
 
 def attempt(model, rho=0.0):
     pixels, blank = picture(1), torch.zeros(3, 64, 64)
-    return Attempt(pixels, model.image_size, pixels, blank, blank, blank, rho, step=torch.ones(3, 64, 64))
+    return Attempt(pixels, model.image_size, pixels, blank, blank, blank, rho, rho, step=torch.ones(3, 64, 64))
 
 
 def test_steps_that_miss_are_tried_again_in_part(model):
@@ -171,6 +181,14 @@ def test_steps_that_miss_are_tried_again_in_part(model):
     assert float(far.step.mean()) == pytest.approx(0.5)
     assert far.pixels is tried  # if no other is tried, this one holds
     assert (far.rho, float(far.change.sum()), far.done) == (0.0, 0.0, False)
+    judge(far, 1.0, weak := picture(8), False, blank, blank, 0.02, 0.4)
+    assert far.rho == 0.02  # steps go on from here
+    assert far.pixels is tried
+    assert far.pixels is not weak
+    none = attempt(model)
+    judge(none, 0.0, weak, True, blank, blank, 0.0, 0.4)
+    assert none.done
+    assert none.pixels is none.original
     lost = attempt(model, rho=0.1)
     judge(lost, 1.0, tried, False, blank, blank, 0.05, 0.4)
     assert float(lost.step.mean()) == pytest.approx(0.25)
@@ -183,3 +201,27 @@ def test_steps_that_miss_are_tried_again_in_part(model):
         last = attempt(model)
         judge(last, 1.0, tried, at_bound, blank, blank, rho, 0.4)
         assert last.done
+
+
+def test_a_picture_whose_latents_overflow_is_left_alone(model, verifier, monkeypatch):
+    from watermark.marking import attempts
+
+    honest = attempts.invert_decoder
+
+    def overflowing(autoencoder, x, **kwargs):
+        found = honest(autoencoder, x, **kwargs)
+        found.value[: len(x) - 1] = math.inf  # the first of two
+        return found
+
+    monkeypatch.setattr(attempts, "invert_decoder", overflowing)
+    lost, fine = attempts.attempted(verifier, KEY, [picture(3), picture(4)], 0.3, 30.0, "gradient", 3)
+    assert lost.done
+    assert lost.pixels is lost.original
+    assert fine.found > 0.28
+
+
+def test_the_pull_back_is_the_same_in_chunks(model):
+    z = NOISE * 0.5**0.5
+    wanted = torch.tensor([0.02, 0.05])[:, None, None, None]
+    together, apart = (climbed(model, z, KEY, wanted, 5, size) for size in (2, 1))
+    torch.testing.assert_close(together, apart)

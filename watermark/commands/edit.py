@@ -18,9 +18,15 @@ from watermark.commands.options import (
     understood,
     write_records,
 )
+from watermark.commands.pictures import check_new, write_png
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from watermark.reading.images import Picture
+
+HALF = 127
+"""The darker half of a mask's levels ends here."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class Row:
     "--mask",
     "mask_file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Picture of the same size, white where the image may change.  [default: where the prompts disagree]",
+    help="Picture of the same size, white where the image may change, else black.  "
+    "[default: where the prompts disagree]",
 )
 @click.option("--source", help="What is seen there now, if it is known.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="[default: IMAGE-edited.png]")
@@ -97,23 +104,21 @@ def edit(
     from watermark.reading.fitting import as_tensor, fit
     from watermark.similarity import psnr
 
-    file = output or image.with_name(f"{image.stem}-edited.png")
-    for path in filter(None, (file, save_mask)):
-        if path.exists():
-            raise Trouble(f"{path} exists; choose another name")
-    picture, mask = read(image, mask_file)
+    with understood():
+        picture, mask = read(image, mask_file)
+        file = output or image.with_name(f"{image.stem}-edited.png")
+        check_new(*filter(None, (file, save_mask)))
     loaded = load_model(**model)
     with understood(), progress_bar() as track:
         pixels, notes = fit(picture, loaded.image_size)
         for note in (*picture.warnings, *notes):
             click.echo(f"treering: note: {note}", err=True)
         x = as_tensor([pixels])
-        allowed = None if mask is None else (as_tensor([fit(mask, loaded.image_size)[0]]).mean(1, True) + 1) / 2
         edited = edit_pictures(
             loaded,
             x,
             prompt,
-            mask=allowed,
+            mask=None if mask is None else area_of(mask, loaded.image_size),
             source=source,
             decoder=decoder,
             steps=steps,
@@ -121,14 +126,16 @@ def edit(
             restore=restore,
             progress=lambda done, total: track("editing", done, total),
         )
+        if not edited.mask.any():
+            raise Trouble("the prompts disagree nowhere about this picture: give a --mask, or another --source")
         (made,) = to_images(edited.x)
-        made.save(file)
+        write_png(made, file)
         if save_mask is not None:
             area = 2 * (1 - edited.background) - 1
-            to_images(area.expand(-1, 3, -1, -1))[0].save(save_mask)
+            write_png(to_images(area.expand(-1, 3, -1, -1))[0], save_mask)
         kept = edited.background.cpu()[0, 0] == 1
         same = np.asarray(made)[kept.numpy()], pixels[kept.numpy()]
-        noise = psnr(*same) if kept.any() else math.inf
+        noise = psnr(*(part[None] for part in same)) if kept.any() else math.inf
         row = Row(str(file), float(edited.mask.mean()), noise if math.isfinite(noise) else None)
     write_records([row if form is not None else shown(row)], ("path", "edited_share", "background_psnr"), form)
 
@@ -137,15 +144,26 @@ def read(image: Path, mask_file: Path | None) -> tuple[Picture, Picture | None]:
     """The image, and its mask of the same size if there is a file of it."""
     from watermark.reading.images import ImageError, read_picture
 
-    with understood():
-        try:
-            picture = read_picture(image)
-            mask = None if mask_file is None else read_picture(mask_file)
-        except ImageError as error:
-            raise Trouble(f"{error.code}: {error}") from error
-    if mask is not None and mask.pixels.shape != picture.pixels.shape:
-        raise Trouble(f"the mask is {size_of(mask)}, the image {size_of(picture)} pixels")
+    try:
+        picture = read_picture(image)
+        mask = None if mask_file is None else read_picture(mask_file)
+    except ImageError as error:
+        raise Trouble(f"{error.code}: {error}") from error
+    if mask is not None:
+        if any(note.startswith("transparent") for note in mask.warnings):
+            raise Trouble("the mask is transparent in places: paint it white and black")
+        if mask.pixels.shape != picture.pixels.shape:
+            raise Trouble(f"the mask is {size_of(mask)}, the image {size_of(picture)} pixels")
+        if mask.pixels.max() <= HALF:
+            raise Trouble("the mask is black: nothing may change")
     return picture, mask
+
+
+def area_of(mask: Picture, size: tuple[int, int]) -> Tensor:
+    """Where a mask, fitted to a model's size, is nearer to white than to black: (1, 1, H, W) of 0 and 1."""
+    from watermark.reading.fitting import as_tensor, fit
+
+    return (as_tensor([fit(mask, size)[0]]).mean(1, keepdim=True) > 0).float()
 
 
 def size_of(picture: Picture) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from watermark.commands.chosen import calibrated
 from watermark.commands.options import (
     CARRIED,
     NOT_CARRIED,
@@ -26,17 +29,26 @@ from watermark.commands.options import (
     understood,
     write_records,
 )
+from watermark.commands.pictures import check_writable, write_png
+from watermark.commands.progress import ended_by_signals
 
 if TYPE_CHECKING:
     from watermark.marking.mark import Marked
+    from watermark.reading.content import ImageError
+    from watermark.reading.images import Picture
     from watermark.verdict import Verdict
 
 FIELDS = ("image", "path", "status", "p_value", "rho", "psnr", "ssim", "reason")
+MOST_PIXELS = 2**25
+"""Of the pictures that are marked together."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one picture; psnr is None if nothing was changed, path if nothing was written."""
+    """What became of one picture; psnr is None if nothing was changed, path if nothing was written.
+
+    The warnings say what was not plain about the file, and how it was fitted to the model.
+    """
 
     image: str
     path: str | None
@@ -46,6 +58,7 @@ class Row:
     psnr: float | None = None
     ssim: float | None = None
     reason: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @click.command()
@@ -78,6 +91,7 @@ class Row:
 @fpr_option
 @inversion_options
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--resume", is_flag=True, help="Leave out pictures that were written before.")
 @store_option
 @model_options
 @output_options
@@ -92,15 +106,19 @@ def mark(
     steps: int,
     decoder: str,
     batch_size: int,
+    resume: bool,
     store: Path,
     form: str | None,
     **model: Any,  # noqa: ANN401 - exactly the options of model_options
 ) -> int:
     """Write a key into pictures that exist: photographs, or pictures of any model.
 
-    Each is changed as little as gives its recovered noise the wanted correlation with the key, and written as PNG
-    of its own size if treering verify then finds the key at the level; else it is refused and not written. Such a
-    mark says who marked a picture, not that a model made it. Verify with the same --model.
+    Each is changed by little more than gives its recovered noise the wanted correlation with the key, and written
+    as PNG of its own size if treering verify then finds the key at the level; else it is refused and not written.
+    Of a larger picture than the model's the middle is looked at, resized, as treering verify does; the change is
+    enlarged and added to the whole. Transparency is composited on white, and metadata are left out. Verify with
+    the same --model. Such a mark says who marked a picture, not that a model made it. Do not publish the original,
+    too: the difference is the mark, and whoever has both can put it into other pictures.
     Exit codes: 0 every picture is marked, 1 some picture was refused, 2 trouble, 130 interrupted.
 
     \b
@@ -109,58 +127,103 @@ def mark(
     treering mark photo.png --key alice -o firm --fpr 1e-12 --json
     """
     from watermark.marking.mark import mark as mark_pictures
-    from watermark.reading.images import ImageError, read_picture
+    from watermark.reading.content import ImageError
+    from watermark.reading.fitting import fit
+    from watermark.reading.images import Picture
     from watermark.verify import Verifier
 
-    files = {image: output / f"{image.stem}.png" for image in images}
     with understood():
-        check_files(list(files.values()))
         ring_key = marking_key(key_store(store), key_name, model["model"])
-        output.mkdir(parents=True, exist_ok=True)
+        files = targets(images, output, resume)
     loaded = load_model(**model)
     rows: list[Row] = []
-    with understood(), progress_bar() as track:
-        verifier = Verifier(loaded, {key_name: ring_key}, fpr, steps, decoder, batch_size)
-        names = list(files)
-        for start in range(0, len(names), batch_size):
-            read, pixels = names[start : start + batch_size], []
-            for name in list(read):
-                try:
-                    pixels.append(read_picture(name).pixels)
-                except ImageError as error:
-                    read.remove(name)
-                    rows.append(Row(str(name), None, "unreadable", reason=f"{error.code}: {error}"))
+    with understood(), ended_by_signals(), reported(rows, form), progress_bar() as track:
+        verifier = calibrated(Verifier(loaded, {key_name: ring_key}, fpr, steps, decoder, batch_size))
+        for batch in batches(list(files), batch_size):
+            good = {name: picture for name, picture in batch if isinstance(picture, Picture)}
             made = mark_pictures(
                 verifier,
-                pixels,
+                [picture.pixels for picture in good.values()],
                 strength=strength,
                 min_psnr=min_psnr,
                 method=method,
-                progress=lambda done, _, before=start: track("marking", before + done, len(names)),  # type: ignore[misc]
+                progress=lambda done, _: track("marking", len(rows) + done, len(files)),
             )
-            rows += [written(one, name, files[name]) for one, name in zip(made, read, strict=True)]
-    write_records(rows if form is not None else [shown(row) for row in rows], FIELDS, form)
+            found = dict(zip(good, made, strict=True))
+            for name, picture in batch:
+                if isinstance(picture, ImageError):
+                    rows.append(Row(str(name), None, "unreadable", reason=f"{picture.code}: {picture}"))
+                else:
+                    notes = (*picture.warnings, *fit(picture, loaded.image_size)[1])
+                    rows.append(written(found[name], name, files[name], notes))
+            track("marking", len(rows), len(files))
     if any(row.status == "unreadable" for row in rows):
         return TROUBLE
     return CARRIED if all(row.path is not None for row in rows) else NOT_CARRIED
 
 
-def check_files(files: list[Path]) -> None:
-    """Refuse to write over a file, or one over another."""
-    for i, file in enumerate(files):
-        if file in files[:i]:
+def targets(images: tuple[Path, ...], output: Path, resume: bool) -> dict[Path, Path]:
+    """Where every picture is to be written; without those that were before, if that is wanted.
+
+    Raises:
+        Trouble: if two would be written to one file, or one over another.
+        OSError: if the folder cannot be made, or not be written to.
+    """
+    files: dict[Path, Path] = {}
+    taken: set[str] = set()
+    for image in images:
+        file = output / f"{image.stem}.png"
+        if str(file).casefold() in taken:
             raise Trouble(f"two pictures would be written to {file}; mark them into different folders")
-        if file.exists():
-            raise Trouble(f"{file} exists; choose another --output")
+        taken.add(str(file).casefold())
+        if not file.exists():
+            files[image] = file
+        elif not resume:
+            raise Trouble(f"{file} exists; choose another --output, or --resume")
+    output.mkdir(parents=True, exist_ok=True)
+    check_writable(output)
+    return files
 
 
-def written(one: Marked, name: Path, file: Path) -> Row:
+def batches(names: list[Path], size: int) -> Iterator[list[tuple[Path, Picture | ImageError]]]:
+    """Pictures as they are read, so many together, fewer if they are large."""
+    from watermark.reading.images import ImageError, Picture, read_picture
+
+    batch: list[tuple[Path, Picture | ImageError]] = []
+    pixels = 0
+    for name in names:
+        try:
+            read: Picture | ImageError = read_picture(name)
+        except ImageError as error:
+            read = error
+        batch.append((name, read))
+        pixels += read.pixels.size // 3 if isinstance(read, Picture) else 0
+        if len(batch) == size or pixels >= MOST_PIXELS:
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch
+
+
+@contextmanager
+def reported(rows: list[Row], form: str | None) -> Iterator[None]:
+    """Write the rows at the end, also at an early one."""
+    try:
+        yield
+    finally:
+        for row in rows if form is None else []:
+            for note in row.warnings:
+                click.echo(f"treering: note: {row.image}: {note}", err=True)
+        write_records(rows if form is not None else [shown(row) for row in rows], FIELDS, form)
+
+
+def written(one: Marked, name: Path, file: Path, notes: tuple[str, ...]) -> Row:
     """Write a picture whose mark holds, and say what became of it."""
     from PIL import Image
 
     verdict = one.verdict
     if one.holds:
-        Image.fromarray(one.pixels).save(file)
+        write_png(Image.fromarray(one.pixels), file)
     return Row(
         image=str(name),
         path=str(file) if one.holds else None,
@@ -170,6 +233,7 @@ def written(one: Marked, name: Path, file: Path) -> Row:
         psnr=None if math.isinf(one.psnr) else one.psnr,
         ssim=one.ssim,
         reason="" if one.holds else why_refused(verdict),
+        warnings=notes,
     )
 
 

@@ -78,6 +78,8 @@ def understood() -> Iterator[None]:
         yield
     except (KeyStoreError, OSError, ValueError) as error:
         raise Trouble(str(error)) from error
+    except MemoryError as error:
+        raise Trouble("memory ran out; try a smaller --batch-size, or smaller pictures") from error
 
 
 @contextmanager

@@ -27,10 +27,12 @@ class Attempt:
     Attributes:
         original: (H, W, 3) uint8.
         size: (height, width) of the model's pictures.
-        pixels: (H, W, 3) uint8, the best so far.
-        change: (3, h, w) what was added to make it, at the model's size.
-        z: (C, h, w) its recovered latent.
-        noise: (C, h, w) its recovered noise.
+        pixels: (H, W, 3) uint8, the best so far: of those with as much of the mark as was asked for the one with
+            the least, else the one with the most.
+        found: ρ of these pixels.
+        change: (3, h, w) what was added to the original to get where the next step starts, at the model's size.
+        z: (C, h, w) the recovered latent there.
+        noise: (C, h, w) the recovered noise there.
         rho: of that noise.
         step: (3, h, w) the change that is tried next, after one that went too far; None for a new one.
         gain: by what ρ rose for 1 that was asked for, in the last round.
@@ -45,6 +47,7 @@ class Attempt:
     z: Tensor
     noise: Tensor
     rho: float
+    found: float
     step: Tensor | None = None
     gain: float = 1.0
     rounds: int = 0
@@ -63,10 +66,10 @@ def attempted(
     """Pictures of one batch, changed until their recovered noise has the wanted correlation."""
     size = verifier.model.image_size
     blank = torch.zeros(3, *size)
-    attempts = [Attempt(p, size, p, blank, blank, blank, 0.0) for p in pictures]
+    attempts = [Attempt(p, size, p, blank, blank, blank, 0.0, 0.0) for p in pictures]
     for attempt, (z, noise, rho) in zip(attempts, recovered(verifier, key, pictures), strict=True):
-        attempt.z, attempt.noise, attempt.rho = z, noise, rho
-        attempt.done = rho >= strength - NEAR
+        attempt.z, attempt.noise, attempt.rho, attempt.found = z, noise, rho, rho
+        attempt.done = not rho < strength - NEAR  # nor is there anything to do where it is not a number
     for _ in range(rounds):
         active = [a for a in attempts if not a.done]
         if not active:
@@ -84,21 +87,27 @@ def attempted(
 def judge(
     a: Attempt, share: float, pixels: Pixels, at_bound: bool, z: Tensor, noise: Tensor, rho: float, strength: float
 ) -> None:
-    """Take what was tried; or try a part of it next if it went too far, or less of it if nothing was gained.
-
-    A picture with more of the mark than was asked for is kept until there is one with as much.
-    """
+    """Take what was tried; or try a part of it next if it went too far, or less of it if nothing was gained."""
     assert a.step is not None  # noqa: S101 - set before anything is tried
     a.rounds += 1
+    if better(rho, a.found, strength - NEAR):
+        a.pixels, a.found = pixels, rho
     step, risen, wanted = share * a.step, rho - a.rho, strength - a.rho
-    if risen <= 0:
+    if share == 0:
+        a.done = True  # the bound leaves no room
+    elif not risen > 0:
         a.step = step / 4
     elif risen > wanted + 2 * NEAR:
-        a.step, a.pixels = step * (wanted / risen), pixels
+        a.step = step * (wanted / risen)
     else:
-        a.pixels, a.change, a.z, a.noise, a.rho = pixels, a.change + step, z, noise, rho
+        a.change, a.z, a.noise, a.rho = a.change + step, z, noise, rho
         a.step, a.gain = None, min(max(a.gain * risen / wanted, 0.25), 2.0)
         a.done = at_bound or rho >= strength - NEAR
+
+
+def better(rho: float, than: float, enough: float) -> bool:
+    """Whether one correlation is nearer to what was asked for: the least that is enough, else the most."""
+    return rho > than if than < enough else enough <= rho < than
 
 
 def steps_for(
@@ -111,7 +120,7 @@ def steps_for(
     z, noise = (torch.stack([getattr(a, name) for a in attempts]) for name in ("z", "noise"))
     wanted = torch.tensor([(strength - a.rho) / a.gain for a in attempts], device=z.device)[:, None, None, None]
     if method == "gradient":
-        dz = climbed(model, z, key, wanted, verifier.steps)
+        dz = climbed(model, z, key, wanted, verifier.steps, verifier.batch_size)
     else:
         dz = carried(model, noise, key, wanted, verifier.steps)
     decode = model.autoencoder.decode
@@ -119,13 +128,15 @@ def steps_for(
 
 
 def recovered(verifier: Verifier, key: RingKey, pictures: Sequence[Pixels]) -> list[tuple[Tensor, Tensor, float]]:
-    """Latent, noise and ρ of pictures of any size, as the verifier recovers them."""
+    """Latent, noise and ρ of pictures of any size, as the verifier recovers them; NaN where latents overflow."""
     if not pictures:
         return []
     model = verifier.model
     x = as_tensor([fit(Picture(pixels), model.image_size)[0] for pixels in pictures]).to(model.device)
     z = invert_decoder(model.autoencoder, x, method=verifier.decoder, chunk_size=verifier.batch_size).value
-    noise = invert_diffusion(model, z, steps=verifier.steps).value
+    finite = torch.isfinite(z).flatten(1).all(1)[:, None, None, None]
+    noise = invert_diffusion(model, torch.where(finite, z, 0.0), steps=verifier.steps).value
+    noise = torch.where(finite, noise, torch.nan)
     return list(zip(z, noise, correlation(noise, key).tolist(), strict=True))
 
 

@@ -17,9 +17,11 @@ from watermark.rings import rings_for
 Pixels = NDArray[np.uint8]
 
 
-def climbed(model: LatentDiffusionModel, z: Tensor, key: RingKey, wanted: Tensor, steps: int) -> Tensor:
+def climbed(
+    model: LatentDiffusionModel, z: Tensor, key: RingKey, wanted: Tensor, steps: int, chunk_size: int = 8
+) -> Tensor:
     """The shortest change of latents (B, C, h, w) that raises ρ by what is wanted (B, 1, 1, 1), to first order."""
-    _, slope = pull_back(model, z, lambda noise: correlation(noise, key), steps=steps)
+    _, slope = pull_back(model, z, lambda noise: correlation(noise, key), steps=steps, chunk_size=chunk_size)
     return wanted * slope / slope.square().sum((1, 2, 3), keepdim=True).clamp(min=1e-20)
 
 
@@ -64,6 +66,8 @@ def changed(original: Pixels, change: Tensor, size: tuple[int, int]) -> Pixels:
     top, left = (height - sides[0]) // 2, (width - sides[1]) // 2
     if sides != tuple(change.shape[1:]):
         change = interpolate(change[None], size=sides, mode="bicubic", antialias=True)[0]
-    out = original.astype(np.float32)
-    out[top : top + sides[0], left : left + sides[1]] += 127.5 * change.permute(1, 2, 0).numpy()
-    return np.rint(out).clip(0, 255).astype(np.uint8)
+    out = original.copy()
+    for row, added in enumerate(change.permute(1, 2, 0).numpy(), top):  # by rows, as pictures may be large
+        own = out[row, left : left + sides[1]]
+        own[:] = np.rint(own + 127.5 * added).clip(0, 255)
+    return out

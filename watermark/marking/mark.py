@@ -1,4 +1,4 @@
-"""Writing a key into a picture that exists: the smallest change after which its recovered noise carries the key.
+"""Writing a key into a picture that exists, by a small change after which its recovered noise carries the key.
 
 The verifier recovers noise R(x) from a picture and looks at its correlation ρ with the key. Imposing the key on the
 noise and sampling anew would change the picture as a whole, and an autoencoder that cannot represent it would blur
@@ -14,7 +14,8 @@ towards the key and carries that back by sampling, Δz = S(n + Δn) − S(n). ``
 A picture that is larger than the model's is tested at the model's size, so it is marked there, too: the change is
 enlarged and added to the whole, so that all of its detail stays.
 
-Marks say that who holds the key has marked a picture, not that a model has made it.
+Marks say that who holds the key has marked a picture, not that a model has made it. Who has a marked picture and
+its original has their difference, which is the mark, and can add it to other pictures.
 """
 
 from __future__ import annotations
@@ -96,6 +97,8 @@ def mark(
         raise ValueError(f"strength must be between 0 and 1, got {strength}")
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
+    if not min_psnr >= 0:
+        raise ValueError(f"min_psnr must be at least 0, got {min_psnr}")
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     out: list[Marked] = []
