@@ -75,17 +75,17 @@ def key_sets(shape: tuple[int, int, int]) -> tuple[KeySet, ...]:
     elsewhere = tuple(constant(n, channel=there) for n in range(3))
     weak = Pattern("dense", channels=(there,))
     return (
-        KeySet(f"constant rings, radius {radius}, channel 0", published, 300, 18, 3),
-        KeySet(f"constant rings, radius 6, channel {there}", elsewhere, 120, 18, 3),
-        *(KeySet(kind, tuple(our_key(n, Pattern(kind)) for n in range(3)), 24, 3, 3) for kind in OURS),
+        KeySet(f"constant rings, radius {radius}, channel 0", published, 300, 300, 3),
+        KeySet(f"constant rings, radius 6, channel {there}", elsewhere, 120, 60, 3),
+        *(KeySet(kind, tuple(our_key(n, Pattern(kind)) for n in range(3)), 60, 12, 3) for kind in OURS),
         KeySet(
             f"{MANY:,} weak keys, channel {there}",
             tuple(our_key(n, weak) for n in range(MANY)),
             100,
-            18,
+            50,
             strength=WEAK,
         ),
-        KeySet(NONE, (), 100, 6),
+        KeySet(NONE, (), 100, 100),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks.classification_keys import KeySet, marked_noise
+from benchmarks.kept import Arrays, keep, kept, kept_file, weights
 from benchmarks.latents import round_to_8_bits
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion, sample
 
@@ -30,8 +31,8 @@ PUBLISHED = ("gradient-free", "gradient")
 TRUE = "true latent"
 PROMPTS = ("known", "unknown")
 SEED, GUIDANCE, BATCH = 5, 7.5, 16
-Kept = dict[str, Any]
-"""Arrays by name."""
+BETWEEN_SAVES = 60
+"""Seconds after which what was made is saved."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Run:
             "prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16],
             "seed": SEED,
             "guidance": GUIDANCE,
-            "sets": [f"{s.name} ({s.strength:g})" for s in sets],
+            "weights": weights(models.decoder.name),
+            "sets": [f"{s.name} ({s.strength:g}, {s.per_prompt} a prompt)" for s in sets],
         } | {k: v for k, v in asdict(self).items() if k != "most"}
 
 
@@ -85,20 +87,8 @@ def recovered(
     models: Models, prompts: Sequence[str], sets: Sequence[KeySet], run: Run, folder: Path
 ) -> dict[str, NDArray[np.float64]]:
     """``set | method | prompt`` → noise (pictures, C, h, w); what is in the folder is not made again."""
-    path = folder / "classification.npz"
-    settings = json.dumps(run.settings(models, prompts, sets))
-    kept: Kept = {}
-    if path.exists():
-        with np.load(path) as saved:
-            kept = dict(saved) if str(saved["settings"]) == settings else {}
-    kept["settings"] = np.array(settings)
-
-    def save() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part.npz")
-        np.savez(part, **kept)
-        part.replace(path)
-
+    path = file_of(models, prompts, sets, run, folder)
+    found: Arrays = kept(path)
     jobs: list[tuple[str, int, Callable[[range], Tensor]]] = []
     for own in sets:
         told = own.prompts(prompts)
@@ -108,20 +98,30 @@ def recovered(
                 jobs.append((name, count, partial(generated, models.diffusion, own, told, run.steps)))
             else:
                 truth = f"{own.name} | {TRUE}"
-                jobs.append((name, count, partial(inverted, models.decoder, method, run, kept, truth)))
+                jobs.append((name, count, partial(inverted, models.decoder, method, run, found, truth)))
             for prompt in PROMPTS:
-                diffuse = partial(noise, models.diffusion, kept, name, told, prompt == "known", run)
+                diffuse = partial(noise, models.diffusion, found, name, told, prompt == "known", run)
                 jobs.append((f"{name} | {prompt}", count, diffuse))
     batches = [
         (name, make, range(start, min(start + BATCH, count)))
         for name, count, make in jobs
-        for start in range(len(kept.get(name, ())), count, BATCH)
+        for start in range(len(found.get(name, ())), count, BATCH)
     ]
+    saved = time.monotonic()
     for name, make, rows in track(batches, "pictures, latents, noise", console=Console(stderr=True)):
         part = make(rows).cpu().numpy()
-        kept[name] = np.concatenate([kept[name], part]) if name in kept else part
-        save()
-    return {name: kept[name][:count].astype(np.float64) for name, count, _ in jobs if name.count(" | ") == 2}
+        found[name] = np.concatenate([found[name], part]) if name in found else part
+        if time.monotonic() > saved + BETWEEN_SAVES:
+            keep(path, found)
+            saved = time.monotonic()
+    if batches:
+        keep(path, found)
+    return {name: found[name][:count].astype(np.float64) for name, count, _ in jobs if name.count(" | ") == 2}
+
+
+def file_of(models: Models, prompts: Sequence[str], sets: Sequence[KeySet], run: Run, folder: Path) -> Path:
+    """Where latents and noise are kept."""
+    return kept_file(folder, "classification", run.settings(models, prompts, sets))
 
 
 def generated(model: LatentDiffusionModel, own: KeySet, told: Sequence[str], steps: int, rows: range) -> Tensor:
@@ -135,16 +135,16 @@ def pictures(model: LatentDiffusionModel, z: Tensor) -> Tensor:
     return round_to_8_bits(model.autoencoder.decode(z.to(model.device)))
 
 
-def inverted(model: LatentDiffusionModel, method: str, run: Run, kept: Kept, truth: str, rows: range) -> Tensor:
+def inverted(model: LatentDiffusionModel, method: str, run: Run, found: Arrays, truth: str, rows: range) -> Tensor:
     """Latents (n, C, h, w) by decoder inversion of the pictures of the true ones."""
-    x = pictures(model, torch.from_numpy(kept[truth][rows.start : rows.stop]))
+    x = pictures(model, torch.from_numpy(found[truth][rows.start : rows.stop]))
     steps = run.iterations if method in PUBLISHED else None
     return invert_decoder(model.autoencoder, x, method=METHODS[method], steps=steps, chunk_size=BATCH).value
 
 
 def noise(
     model: LatentDiffusionModel,
-    kept: Kept,
+    found: Arrays,
     latents: str,
     told: Sequence[str],
     known: bool,
@@ -152,10 +152,10 @@ def noise(
     rows: range,
 ) -> Tensor:
     """Noise (n, C, h, w) of latents, with prompt and guidance of the generation or with neither; as float16."""
-    z_0 = torch.from_numpy(kept[latents][rows.start : rows.stop])
+    z_0 = torch.from_numpy(found[latents][rows.start : rows.stop])
     if known:
         own = [told[i] for i in rows]
-        found = invert_diffusion(model, z_0, steps=run.inversion_steps, prompt=own, guidance=GUIDANCE)
+        solution = invert_diffusion(model, z_0, steps=run.inversion_steps, prompt=own, guidance=GUIDANCE)
     else:
-        found = invert_diffusion(model, z_0, steps=run.inversion_steps)
-    return found.value.half()
+        solution = invert_diffusion(model, z_0, steps=run.inversion_steps)
+    return solution.value.half()

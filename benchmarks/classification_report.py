@@ -99,8 +99,14 @@ def against(cell: dict[str, Any], other: str) -> str:
     return f"+{test['gained']} −{test['lost']}, {p}"
 
 
+def share_text(rate: dict[str, Any]) -> str:
+    """A count with its interval."""
+    low, high = rate["ci95"]
+    return f"{rate['hits']} of {rate['trials']} ({low:.2f} … {high:.2f})"
+
+
 def readme_table(result: dict[str, Any]) -> str:
-    """Classified by method, methods against the encoder, and what they cost, in Markdown."""
+    """Classified by method, methods against each other, the class "none", and what methods cost, in Markdown."""
     methods = list(TITLES)
     lines = [
         "| keys, rule, prompt | " + " | ".join(TITLES[m] for m in methods) + " | exact noise |",
@@ -110,27 +116,25 @@ def readme_table(result: dict[str, Any]) -> str:
         keys, _, rule = name.split(" | ")
         known = result["exact noise"][f"{keys} | {rule}"]
         rates = [*(each[m]["classified"] for m in methods), known]
-        row = [f"{r['hits']} of {r['trials']}" for r in rates]
-        low, high = rates[1]["ci95"]
-        row[1] += f" ({low:.2f} … {high:.2f})"
-        lines.append(f"| {words(name)} | {' | '.join(row)} |")
-    others = [m for m in methods if m != "encoder"]
-    lines += [
-        "",
-        "| against the encoder, on the same pictures | " + " | ".join(TITLES[m] for m in others) + " |",
-        "|---|" + "---|" * len(others),
-    ]
-    for name, each in result["cells"].items():
-        lines.append(f"| {words(name)} | {' | '.join(against(each[m], 'encoder') for m in others)} |")
-    lines += [
-        "",
-        "| unmarked pictures that are given a key | " + " | ".join(TITLES[m] for m in methods) + " |",
-        "|---|" + "---|" * len(methods),
-    ]
-    for name, each in result["cells"].items():
-        named = [each[m]["unmarked named"] for m in methods]
-        counts = " | ".join(f"{n['hits']} of {n['trials']}" for n in named)
-        lines.append(f"| {words(name)} | {counts} |")
+        lines.append(f"| {words(name)} | {' | '.join(map(share_text, rates))} |")
+    for other, title in (("encoder", "against the encoder"), ("ours", "against the default")):
+        rest = [m for m in methods if m != other]
+        lines += [
+            "",
+            f"| {title}, on the same pictures | " + " | ".join(TITLES[m] for m in rest) + " |",
+            "|---|" + "---|" * len(rest),
+        ]
+        for name, each in result["cells"].items():
+            lines.append(f"| {words(name)} | {' | '.join(against(each[m], other) for m in rest)} |")
+    judged = {name: each for name, each in result["cells"].items() if not name.endswith("| L1")}
+    for what, title in (("with none", "right, with a class none"), ("unmarked named", "unmarked, given a key")):
+        lines += [
+            "",
+            f"| {title} | " + " | ".join(TITLES[m] for m in methods) + " |",
+            "|---|" + "---|" * len(methods),
+        ]
+        for name, each in judged.items():
+            lines.append(f"| {words(name)} | {' | '.join(share_text(each[m][what]) for m in methods)} |")
     cost, memory = result["cost"], result["memory"]
     lines += [
         "",

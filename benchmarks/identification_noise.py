@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from benchmarks.attacks import ATTACKS, SIX
 from benchmarks.identification_keys import KINDS, OURS, our_key, their_key
+from benchmarks.kept import keep, kept, kept_file, weights
 from inversion import LatentDiffusionModel, sample
 from inversion.model import data_folder
 from watermark.features import Array
@@ -87,13 +87,8 @@ def attacked(images: list[Image.Image], condition: str) -> list[Image.Image]:
 
 def recovered(model: LatentDiffusionModel, run: Run, folder: Path) -> dict[str, Array]:
     """The noise of every picture under every attack, (pictures, C, h, w), as far as it is not in the folder."""
-    path = folder / "identification.npz"
-    settings = json.dumps(run.noise_settings)
-    noise: dict[str, Any] = {}
-    if path.exists():
-        with np.load(path) as saved:
-            noise = dict(saved) if str(saved["settings"]) == settings else {}
-    noise["settings"] = np.array(settings)
+    path = kept_file(folder, "identification", run.noise_settings | {"weights": weights(model.name)})
+    noise = kept(path)
     verifier = Verifier(
         model, {"any": our_key(0, "dense")}, steps=run.inversion_steps, decoder=run.decoder, batch_size=BATCH
     )
@@ -107,11 +102,8 @@ def recovered(model: LatentDiffusionModel, run: Run, folder: Path) -> dict[str, 
             images = {kind: pictures(model, kind, run)}
         x = as_tensor([fit(from_image(im), model.image_size)[0] for im in attacked(images[kind], condition)])
         noise[name] = torch.cat([verifier.recover_noise(part) for part in x.split(BATCH)]).cpu().numpy()
-        folder.mkdir(parents=True, exist_ok=True)
-        partial_file = path.with_suffix(".part.npz")
-        np.savez(partial_file, **noise)
-        partial_file.replace(path)
-    return {name: values.astype(np.float64) for name, values in noise.items() if name != "settings"}
+        keep(path, noise)
+    return {name: values.astype(np.float64) for name, values in noise.items()}
 
 
 def in_plan(kind: str, condition: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.kept import keep, kept, kept_file, weights
 from benchmarks.null_images import BATCH, FAMILIES, GUIDANCE, OWN, SEED, photographs, pictures, secret_key
 from inversion import LatentDiffusionModel
 from inversion.fingerprint import fingerprint
@@ -79,13 +79,8 @@ def noise_of(verifier: Verifier, images: Sequence[Image.Image]) -> NDArray[np.fl
 
 def recovered(model: LatentDiffusionModel, how: Recovery, folder: Path) -> dict[str, NDArray[np.float32]]:
     """Noise (B, C, h, w) of every family, and of marked pictures in other ways, as far as the folder lacks it."""
-    path = folder / "calibration.npz"
-    settings = json.dumps(how.settings)
-    noise: dict[str, Any] = {}
-    if path.exists():
-        with np.load(path) as saved:
-            noise = dict(saved) if str(saved["settings"]) == settings else {}
-    noise["settings"] = np.array(settings)
+    path = kept_file(folder, "calibration", how.settings | {"weights": weights(model.name)})
+    noise = kept(path)
     ways: dict[str, tuple[Verifier, Callable[[Image.Image], Image.Image]]] = {
         "encoder alone": (verifier_of(model, how, "encoder"), lambda image: image),
         "JPEG 75": (verifier_of(model, how), jpeg),
@@ -107,11 +102,8 @@ def recovered(model: LatentDiffusionModel, how: Recovery, folder: Path) -> dict[
         if family == "another key":
             for way, (verifier, treat) in ways.items():
                 add(f"{family} | {way}", verifier, [treat(image) for image in images[: max(how.also - rows[0], 0)]])
-        folder.mkdir(parents=True, exist_ok=True)
-        partial_file = path.with_suffix(".part.npz")
-        np.savez(partial_file, **noise)
-        partial_file.replace(path)
-    return {name: values for name, values in noise.items() if name != "settings"}
+        keep(path, noise)
+    return noise
 
 
 def to_ship(noise: Mapping[str, NDArray[np.float32]], verifier: Verifier, counts: Sequence[int]) -> Calibration:

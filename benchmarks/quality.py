@@ -1,18 +1,18 @@
 """What does a mark cost? Noise, latents and pictures of Sapling with a mark and without, of the same seeds.
 
-    python -m benchmarks.quality             96 pictures of each of 12 kinds, half an hour on one core; resumes
+    python -m benchmarks.quality             96 pictures of each of 15 kinds, 40 minutes on one core; resumes
     python -m benchmarks.quality --quick     4 of each, of two steps, less than a minute
 
 Every kind of mark has three keys; every key marks pictures of four prompts, eight seeds each. The same seeds make
-unmarked pictures. Other seeds make two more sets of these: a reference that pictures are compared with, and a
-control, which says how large a difference chance makes.
+unmarked pictures. Other seeds make three more sets of these: a reference that pictures are compared with, a
+control, which says how large a difference chance makes, and one that decides what is looked at.
 
 - *Distribution*: moments of noise and latents by channel, with Kolmogorov–Smirnov tests against the reference.
 - *Fréchet distance* from the reference, less that of the unmarked pictures of the same seeds. The
   features are the diffusion network's innermost activations, which follow what a picture shows, and the energies
   and colours that random convolutions see, which do not depend on the model. Neither needs a download; the numbers
-  cannot be compared with FID of Inception features. All are projected to the main directions of unmarked pictures,
-  of unit variance there: with so few pictures a covariance in more dimensions means nothing.
+  cannot be compared with FID of Inception features. All are projected to the main directions of the set that is
+  compared with none, of unit variance there: with so few pictures a covariance in more dimensions means nothing.
 - *Diversity*: mean distance between pictures of one key and prompt, as a ratio to unmarked ones. All pictures of a
   key share a part of their noise.
 - *Agreement*: whether the diffusion network's own loss tells the true prompt among all that are used.
@@ -34,6 +34,7 @@ from benchmarks.quality_pictures import (
     GROUPS,
     OTHERS,
     UNMARKED,
+    VIEW,
     Networks,
     Run,
     initial,
@@ -49,7 +50,7 @@ FULL = Run(keys=3, prompts=4, seeds=8, steps=25, times=(300, 600))
 QUICK = Run(keys=1, prompts=2, seeds=2, steps=2, times=(600,))
 DIMENSIONS = 16
 FEATURES = ("contents", "textures")
-SHOWN = tuple(group for group in GROUPS if group != OTHERS)
+SHOWN = tuple(group for group in GROUPS if group not in (OTHERS, VIEW))
 
 
 def analyse(networks: Networks, run: Run, kept: dict[str, NDArray[Any]]) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -59,13 +60,7 @@ def analyse(networks: Networks, run: Run, kept: dict[str, NDArray[Any]]) -> tupl
         group: torch.cat([initial(group, i, run, (channels, height, width)) for i in range(run.pictures)]).numpy()
         for group in GROUPS
     }
-    look = {
-        what: principal(
-            np.concatenate([kept[f"{group} | {what}"] for group in (UNMARKED, OTHERS)]),
-            min(DIMENSIONS, run.pictures // 4),
-        )
-        for what in FEATURES
-    }
+    look = {what: principal(kept[f"{VIEW} | {what}"], min(DIMENSIONS, run.pictures // 4)) for what in FEATURES}
     pixels = {group: shown(networks, kept[f"{group} | latents"]) for group in GROUPS}
     truth = np.arange(run.pictures) // run.seeds
     per_key = run.prompts * run.seeds

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -19,6 +18,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from benchmarks.kept import keep, kept, kept_file, weights
 from benchmarks.latents import round_to_8_bits
 from inversion import LatentDiffusionModel, sample
 from inversion.model import data_folder, sapling_folder
@@ -26,12 +26,14 @@ from watermark.foreign import constant_ring_key, tree_ring_key
 from watermark.keys import Pattern, RingKey
 from watermark.noise import watermarked_noise
 
-UNMARKED, OTHERS, CONTROL = "unmarked", "reference", "unmarked, other seeds"
+UNMARKED, OTHERS, CONTROL, VIEW = "unmarked", "reference", "unmarked, other seeds", "view"
 MARKS: dict[str, tuple[Pattern, float]] = {
     "dense": (Pattern("dense"), 0.7),
     "dense, strength 1": (Pattern("dense"), 1.0),
+    "dense, radius 3 … 5": (Pattern("dense", outer=5), 0.7),
     "dense, radius 3 … 15": (Pattern("dense", outer=15), 0.7),
     "rings": (Pattern("rings"), 0.7),
+    "rings, radius 3 … 15": (Pattern("rings", outer=15), 0.7),
     "rings, strength 1": (Pattern("rings"), 1.0),
     "levels": (Pattern("levels"), 0.7),
     "zeros": (Pattern("zeros"), 0.7),
@@ -41,10 +43,10 @@ MARKS: dict[str, tuple[Pattern, float]] = {
 THEIRS = ("tree-ring, radius 10", "constant rings, radius 6")
 """As Wen et al. 2023 and Hong et al. 2024 write them: in place of the noise."""
 
-FIRST = {OTHERS: 10**6, CONTROL: 2 * 10**6}
+FIRST = {OTHERS: 10**6, CONTROL: 2 * 10**6, VIEW: 3 * 10**6}
 """Where the seeds of unmarked pictures begin that share none with marked ones."""
 
-GROUPS = (UNMARKED, OTHERS, CONTROL, *MARKS, *THEIRS)
+GROUPS = (UNMARKED, OTHERS, CONTROL, VIEW, *MARKS, *THEIRS)
 SEED, GUIDANCE, BATCH = 17, 3.0, 16
 FILTERS = 96
 
@@ -121,7 +123,9 @@ def noised(model: LatentDiffusionModel, z: Tensor, time: int, rows: range) -> tu
     """Latents with noise of a time, the same for picture i of any group, and v = α ε − σ z."""
     share = model.scheduler.alphas_cumprod[time]
     alpha, sigma = share.sqrt(), (1 - share).sqrt()
-    e = torch.cat([torch.randn((1, *z.shape[1:]), generator=torch.Generator().manual_seed(i)) for i in rows])
+    e = torch.cat(
+        [torch.randn((1, *z.shape[1:]), generator=torch.Generator().manual_seed(10**7 + i)) for i in rows]
+    )
     return alpha * z + sigma * e, alpha * e - sigma * z
 
 
@@ -183,19 +187,14 @@ def generated(networks: Networks, group: str, run: Run, told: Sequence[str], row
 
 def measured(networks: Networks, run: Run, folder: Path) -> dict[str, NDArray[Any]]:
     """``group | what`` → latents, contents, textures or losses; what is in the folder is not made again."""
-    path = folder / "quality.npz"
-    settings = json.dumps(settings_of(run))
-    kept: dict[str, Any] = {}
-    if path.exists():
-        with np.load(path) as saved:
-            kept = dict(saved) if str(saved["settings"]) == settings else {}
-    kept["settings"] = np.array(settings)
+    path = kept_file(folder, "quality", settings_of(run) | {"weights": weights("sapling")})
+    found = kept(path)
     told = run.told()
     batches = [range(i, min(i + BATCH, run.pictures)) for i in range(0, run.pictures, BATCH)]
     wanted = [(group, rows) for group in GROUPS for rows in batches]
     for group, rows in track(wanted, "pictures", console=Console(stderr=True)):
         name = f"{group} | latents"
-        if len(kept.get(name, ())) > rows.start:
+        if len(found.get(name, ())) > rows.start:
             continue
         z = generated(networks, group, run, told, rows)
         looks: dict[str, Callable[..., Tensor]] = {
@@ -206,19 +205,16 @@ def measured(networks: Networks, run: Run, folder: Path) -> dict[str, NDArray[An
         new = {name: z} | {f"{group} | {what}": look(networks, z, rows) for what, look in looks.items()}
         for what, values in new.items():
             part = values.numpy()
-            kept[what] = np.concatenate([kept[what], part]) if what in kept else part
-        folder.mkdir(parents=True, exist_ok=True)
-        part_file = path.with_suffix(".part.npz")
-        np.savez(part_file, **kept)
-        part_file.replace(path)
-    return {name: values for name, values in kept.items() if name != "settings"}
+            found[what] = np.concatenate([found[what], part]) if what in found else part
+        keep(path, found)
+    return found
 
 
 def settings_of(run: Run) -> dict[str, Any]:
     """What the pictures depend on."""
-    marks = {name: strength for name, (_, strength) in MARKS.items()}
+    marks = {name: [asdict(pattern), strength] for name, (pattern, strength) in MARKS.items()}
     return (
-        {"seed": SEED, "guidance": GUIDANCE, "filters": FILTERS, "marks": marks}
+        {"seed": SEED, "guidance": GUIDANCE, "filters": FILTERS, "marks": marks, "others": list(THEIRS)}
         | asdict(run)
         | {"times": list(run.times)}
     )

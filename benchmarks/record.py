@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Callable
 from importlib import metadata
@@ -14,7 +15,7 @@ import torch
 from scipy import stats
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "Pillow")
+PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "scikit-learn", "Pillow")
 
 
 def environment() -> dict[str, Any]:
@@ -55,8 +56,10 @@ def resume(name: str, settings: dict[str, Any], folder: Path = RESULTS) -> dict[
 
 
 def write(name: str, result: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Write a result with its environment as ``folder/name.json``."""
+    """Write a result with its environment as ``folder/name.json``, as a whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    path.write_text(json.dumps(result | {"environment": environment()}, indent=1) + "\n", encoding="utf-8")
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(result | {"environment": environment()}, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
     return path

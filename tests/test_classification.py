@@ -156,7 +156,7 @@ def test_latents_are_kept_and_only_the_missing_ones_made(sapling, sets, tmp_path
     again = classification_latents.recovered(models, ["a rose"], own, run, tmp_path)
     assert made == [range(1, 2)]
     assert {len(z) for z in again.values()} == {1}
-    with np.load(tmp_path / "classification.npz") as kept:
+    with np.load(classification_latents.file_of(models, ["a rose"], own, run, tmp_path)) as kept:
         z, encoded = (torch.from_numpy(kept[f"{own[0].name} | {m}"]) for m in (TRUE, "encoder"))
     x = classification_latents.pictures(sapling, z)
     torch.testing.assert_close(
@@ -164,6 +164,7 @@ def test_latents_are_kept_and_only_the_missing_ones_made(sapling, sets, tmp_path
     )  # a level of 8 bits, here and there
     classification_latents.recovered(models, ["a tiger"], own, run, tmp_path)
     assert made[-1] == range(1)
+    assert len(list(tmp_path.iterdir())) == 2  # other prompts destroy nothing
 
 
 def test_noise_is_recovered_with_the_prompt_of_each_picture(sapling):
