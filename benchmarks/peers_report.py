@@ -53,7 +53,8 @@ def readme_table(result: Json) -> str:
         lines.append(f"| {name.replace(' | ', ', ')} | {change} | {gap['p']:.2g} |")
     lines += [
         "",
-        "| at its own threshold | found, clean → average over attacks | false positives, clean | worst condition |",
+        f"| at its own threshold | found, clean → average over attacks | false positives, clean "
+        f"| worst of {len(result['cells'])} conditions |",
         "|---|---|---|---|",
     ]
     for name, by_condition in result["rules"].items():

@@ -6,8 +6,8 @@
 Pictures of the same prompts and seeds carry a key of ours (``dense``), or a key of tree-ring code (rings of complex
 values in one channel, Wen et al. 2023, https://arxiv.org/abs/2305.20030); others, of the same prompts and other
 seeds, carry none. Every attack does the same to each of them, with the same chance. *Negatives* for a test are the
-pictures without a mark and those with the other mark, attacked as well. Noise is recovered without prompt or key.
-It is kept in ``robustness.npz``, and the pictures in ``robustness_pictures.npz``: the analysis can be done anew.
+pictures without a mark, those with the other mark, and those with other keys of the same code, attacked as well.
+Noise is recovered without prompt or key. It is kept, as are the pictures: the analysis can be done anew.
 
 Rates of false positives are averaged over the secret choice of the key, in two ways. Our p is exact: at the level
 1e-3 it is wrong for one key in a thousand, whatever the picture. Beside it stands the threshold that one in a
@@ -16,8 +16,9 @@ distance; a verifier who does not know the attack could not set it.
 
 Attacks by averaging need many pictures of one key, so they have their own, all of one key. The attacker has half of
 them and as many unmarked ones, and attacks the other half; with *pairs* the unmarked ones are what the same prompts
-and seeds give without the key, which nobody has who does not hold the noise. Forgeries are unmarked pictures to
-which what was found is added: that they are found is no success.
+and seeds give without the key, which nobody has who does not hold the noise. (Of pictures that were marked after
+they existed, originals may be public.) Negatives are pictures without the mark from which it is taken as well.
+Forgeries are unmarked pictures to which what was found is added: that they are found is no success.
 """
 
 from __future__ import annotations
@@ -35,8 +36,17 @@ from benchmarks.attacks import SIX
 from benchmarks.model_attacks import MODEL_ATTACKS
 from benchmarks.rates import tidy
 from benchmarks.record import RESULTS, rate, write
-from benchmarks.robustness_noise import ENCODER, FORGERY, OURS, REMOVAL, Cell, kinds_of, recovered
-from benchmarks.robustness_pictures import MARKS, NOBODY, ONE_KEY, Run, own_number
+from benchmarks.robustness_noise import (
+    ENCODER,
+    FORGERY,
+    OURS,
+    REMOVAL,
+    UNMARKED_AS,
+    Cell,
+    kinds_of,
+    recovered,
+)
+from benchmarks.robustness_pictures import MARKS, NOBODY, ONE_KEY, Run, load, own_number
 from benchmarks.robustness_report import draw, readme_table
 from benchmarks.scores import (
     EXACT,
@@ -53,13 +63,13 @@ from benchmarks.scores import (
     scores,
     thresholds,
 )
-from inversion import LatentDiffusionModel
+from watermark.search import holm
 
 Json = dict[str, Any]
 Noise = dict[Cell, NDArray[np.float16]]
 
 RECOVERIES = (ENCODER, OURS)
-TESTS = ("dense", "dense, searched", "tree-ring, angle", "tree-ring, L1")
+TESTS = ("dense", "dense, searched", "tree-ring, angle", "tree-ring, chi-square", "tree-ring, L1")
 CONDITIONS = (
     *("clean", *SIX, "rotation 10°", "mirrored", "moved 4", "resized to 0.5", "WebP 50"),
     *("median 5", "contrast 2", "saturation 2", "hue 0.1", "sharpened", "3 bits", "screenshot", "reposted"),
@@ -71,7 +81,7 @@ FULL = Run(
     pictures=100,
     steps=25,
     decoder_steps=None,
-    published_steps=50,
+    published_steps=100,
     inversion_steps=10,
     keys=500,
     conditions=(*CONDITIONS, *FORGERY),
@@ -94,12 +104,16 @@ def cells_of(run: Run) -> list[Cell]:
 
 
 def scores_of(noise: Noise, test: str, condition: str, recovery: str, keys: int) -> Scores:
-    """Scores of a test under a condition; the pictures with the other mark are among the negatives."""
-    kinds = ONE_KEY if condition in REMOVAL else MARKS
-    mark = MARKS.index(test.split(",", maxsplit=1)[0])
-    marked, others = noise[kinds[mark], condition, recovery], noise[kinds[1 - mark], condition, recovery]
-    negatives = [noise["unmarked", condition, recovery], others]
-    own = [own_number(kinds[mark], i) for i in range(len(marked))]
+    """Scores of a test under a condition; pictures with other marks and with other keys are among the negatives."""
+    mark = test.split(",", maxsplit=1)[0]
+    if condition in REMOVAL:
+        mark = ONE_KEY[MARKS.index(mark)]
+        others = [unmarked for unmarked, kind in UNMARKED_AS.items() if kind == mark]
+    else:
+        others = ["unmarked", *(other for other in MARKS if other != mark)]
+    marked = noise[mark, condition, recovery]
+    negatives = [*(noise[kind, condition, recovery] for kind in others), marked]
+    own = [own_number(mark, i) for i in range(len(marked))]
     return scores(test, marked, own, negatives, range(NOBODY, NOBODY + keys))
 
 
@@ -161,6 +175,9 @@ def analyse(noise: Noise, run: Run) -> Json:
         change[condition] = paired(
             *(found[condition, r, "dense, searched"].scores.own <= LEVELS[1] for r in reversed(RECOVERIES))
         )
+    adjusted = holm(np.array([cell["McNemar p"] for cell in change.values()]))
+    for cell, p in zip(change.values(), adjusted.tolist(), strict=True):
+        cell["Holm p"] = tidy(p)
     groups = {"all attacks": [c for c in attacks if c != "clean"], "six attacks": [c for c in SIX if c in attacks]}
     for label, group in groups.items():
         for test in TESTS:
@@ -174,12 +191,12 @@ def analyse(noise: Noise, run: Run) -> Json:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--quick", is_flag=True, help="2 pictures of each kind, few attacks and iterations.")
 @click.option("--model", "name", default="sapling", show_default=True, help="A diffusers folder or a hub id.")
-@click.option("--dtype", default="bf16", show_default=True, help="auto, fp32, bf16 or fp16.")
+@click.option("--dtype", default="bf16", show_default=True, help="Of the diffusion network.")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=RESULTS)
 def main(quick: bool, name: str, dtype: str, output: Path) -> None:
     """Measure detection after attacks."""
     run = QUICK if quick else FULL
-    model = LatentDiffusionModel.load(name, dtype=dtype)
+    model = load(name, dtype)
     settings = run.settings(model) | {"keys": run.keys, "conditions": list(run.conditions)}
     noise = recovered(model, run, cells_of(run), output, "robustness")
     result = {"settings": settings} | analyse(noise, run)

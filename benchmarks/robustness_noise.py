@@ -14,22 +14,27 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks.attacks import ATTACKS
+from benchmarks.kept import described, keep, kept, kept_file
 from benchmarks.model_attacks import MODEL_ATTACKS, common_part
 from benchmarks.robustness_pictures import (
     BATCH,
     KINDS,
     ONE_KEY,
+    RINGS,
     SEED,
     Run,
     pictures,
-    save_arrays,
-    saved_arrays,
 )
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion
 from watermark.generate import to_images
 
-ENCODER, OURS, PUBLISHED = "encoder", "decoder inversion", "forward step, as published"
+ENCODER, OURS = "encoder", "decoder inversion"
+PUBLISHED = ("forward step, as published", "Adam on T, as published", "gradient descent, as published")
+UNMARKED_AS = {f"unmarked, as {kind}": kind for kind in ONE_KEY}
+"""Unmarked pictures from which the mark of one key is taken, as from those that carry it."""
 REMOVAL = ("averaging, pixels", "averaging, latents", "averaging pairs, latents")
+EVERY = (*ONE_KEY, "unmarked")
+"""What averaging looks at."""
 FORGERY = ("forgery, pixels", "forgery, latents", "forgery from pairs, latents")
 
 Cell = tuple[str, str, str]
@@ -40,7 +45,7 @@ def kinds_of(condition: str) -> tuple[str, ...]:
     """The kinds of pictures that a condition is for. Of forgeries, those whose key is forged."""
     if condition in FORGERY:
         return ONE_KEY
-    return (*ONE_KEY, "unmarked") if condition in REMOVAL else KINDS
+    return (*ONE_KEY, *UNMARKED_AS) if condition in REMOVAL else KINDS
 
 
 def as_pixels(images: Sequence[Image.Image]) -> Tensor:
@@ -63,7 +68,7 @@ def attacked(
     out = []
     for i in range(0, len(own), BATCH):
         part = own[i : i + BATCH]
-        seeds = [SEED + 2 * 10**6 + i + j for j in range(len(part))]
+        seeds = [SEED + 3 * 10**6 + i + j for j in range(len(part))]  # those of keys are below
         out += to_images(MODEL_ATTACKS[condition](model, as_pixels(part), seeds))
     return out
 
@@ -75,14 +80,14 @@ def averaged(
 
     Every half of the pictures meets an estimate from the marked ones of the other half. The unmarked pictures that
     the attacker has are those of the same prompts and seeds, where there are pairs, else those of other prompts and
-    seeds. From unmarked pictures the mark of our key is taken.
+    seeds.
     """
     latents, pairs = condition.endswith("latents"), "pairs" in condition
-    key = kind if kind in ONE_KEY else ONE_KEY[0]
+    key = UNMARKED_AS.get(kind, kind)
     marked, unmarked = (as_pixels(images[name]) for name in (key, "unmarked"))
     if latents:
         marked, unmarked = (in_parts(model.autoencoder.encode, x) for x in (marked, unmarked))
-    targets = unmarked if kind == "unmarked" or condition in FORGERY else marked
+    targets = unmarked if kind in UNMARKED_AS or condition in FORGERY else marked
     shared = torch.empty_like(targets)
     for half in (0, 1):
         own, other = slice(half, None, 2), slice(1 - half, None, 2)
@@ -101,7 +106,9 @@ def recover(model: LatentDiffusionModel, run: Run, x: Tensor, recovery: str) -> 
     method, steps = {
         ENCODER: ("encoder", None),
         OURS: ("anderson", run.decoder_steps),
-        PUBLISHED: ("forward_step", run.published_steps),
+        PUBLISHED[0]: ("forward_step", run.published_steps),
+        PUBLISHED[1]: ("adam", run.published_steps),
+        PUBLISHED[2]: ("gradient", run.published_steps),
     }[recovery]
     found = []
     for part in x.split(BATCH):
@@ -113,23 +120,25 @@ def recover(model: LatentDiffusionModel, run: Run, x: Tensor, recovery: str) -> 
 def recovered(
     model: LatentDiffusionModel, run: Run, wanted: Sequence[Cell], folder: Path, name: str
 ) -> dict[Cell, NDArray[np.float16]]:
-    """The noise of every cell, as far as ``robustness.npz`` and ``name.npz`` in the folder lack it.
+    """The noise of every cell, as far as it is not kept in the folder by this benchmark or that of robustness.
 
-    What is new is written to the latter after every condition.
+    What is new is kept after every condition.
 
     Raises:
         ValueError: if noise is not finite, as that of fp16 may be.
     """
-    settings = str(run.settings(model))
-    own = saved_arrays(folder / f"{name}.npz", settings)
-    noise = saved_arrays(folder / "robustness.npz", settings) | own
+    settings = run.settings(model)
+    own = kept(kept_file(folder, name, settings))
+    noise = kept(kept_file(folder, "robustness", settings)) | own
     missing: dict[str, list[Cell]] = {}
     for cell in wanted:
-        if " | ".join(cell) not in noise:
+        if name_of(cell) not in noise:
             missing.setdefault(cell[1], []).append(cell)
     if missing:
         averaging = any(condition in (*REMOVAL, *FORGERY) for condition in missing)
-        images = pictures(model, (*KINDS, *ONE_KEY) if averaging else KINDS, run, folder)
+        shown = {kind for cells in missing.values() for kind, _, _ in cells if kind not in UNMARKED_AS}
+        kinds = [kind for kind in (*KINDS, RINGS, *ONE_KEY) if kind in shown or (averaging and kind in EVERY)]
+        images = pictures(model, kinds, run, folder)
     for condition, cells in track(missing.items(), "recovering noise", console=Console(stderr=True)):
         for kind in dict.fromkeys(kind for kind, _, _ in cells):
             x = as_pixels(attacked(model, images, kind, condition))
@@ -137,7 +146,14 @@ def recovered(
                 z = recover(model, run, x, recovery)
                 if not np.isfinite(z).all():
                     raise ValueError(f"the noise of {kind} | {condition} is not finite; try --dtype fp32")
-                own[" | ".join((kind, condition, recovery))] = z
-        save_arrays(folder / f"{name}.npz", own)
+                own[name_of((kind, condition, recovery))] = z
+        keep(kept_file(folder, name, settings), own)
     noise |= own
-    return {cell: noise[" | ".join(cell)] for cell in wanted}
+    return {cell: noise[name_of(cell)] for cell in wanted}
+
+
+def name_of(cell: Cell) -> str:
+    """A cell in words, what its attack does among them."""
+    kind, condition, recovery = cell
+    attack = {**ATTACKS, **MODEL_ATTACKS}.get(condition)
+    return " | ".join((kind, condition if attack is None else f"{condition}: {described(attack)}", recovery))

@@ -1,33 +1,40 @@
-"""The pictures that :mod:`benchmarks.robustness` attacks: ours, those of the original recipe, and unmarked ones."""
+"""The pictures that :mod:`benchmarks.robustness` attacks: ours, those of the original recipe, and unmarked ones.
+
+The autoencoder runs in float32, the diffusion network in another format if that is asked for.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from benchmarks.kept import keep, kept, kept_file, weights
 from inversion import LatentDiffusionModel, sample
+from inversion.decoder import STEPS
 from inversion.model import data_folder
 from watermark.foreign import ArrayKey, tree_ring_key
 from watermark.generate import initial_noise, to_images
-from watermark.keys import RingKey
+from watermark.keys import Pattern, RingKey
 from watermark.noise import watermarked_noise
 
 MARKS = ("dense", "tree-ring")
 KINDS = (*MARKS, "unmarked")
+RINGS = "rings"
+"""Pictures with our other kind of key, which has less room for certainty; of the same seeds as both marks."""
 ONE_KEY = tuple(f"{mark}, one key" for mark in MARKS)
 """Pictures that all carry the same key, for attacks that average over them."""
+TREE_RING: dict[str, Any] = {"pattern": "ring", "channel": 3, "radius": 10}
+"""Keys of tree-ring code, but for their seed."""
 SEED, GUIDANCE, BATCH = 23, 3.0, 8
 SHARED, NOBODY = 10**6, 2 * 10**6
 """Numbers of the one key, and of the first key that no picture carries."""
@@ -41,7 +48,7 @@ class Run:
         pictures: of every kind; of one key, too.
         steps: of generation.
         decoder_steps: of the default decoder inversion; None is its own number.
-        published_steps: of the published one.
+        published_steps: of the published ones.
         inversion_steps: of diffusion inversion.
         keys: that no picture carries, tried on every picture.
         conditions: what is done to pictures.
@@ -60,26 +67,34 @@ class Run:
         """What the recovered noise depends on."""
         return {
             "model": model.name,
-            "dtype": str(model.dtype).removeprefix("torch."),
+            "weights": weights(model.name),
+            "dtype of the diffusion network": str(model.dtype).removeprefix("torch."),
             "pictures": self.pictures,
             "seed": SEED,
             "steps of generation": self.steps,
             "guidance": GUIDANCE,
-            "iterations of decoder inversion": self.decoder_steps,
-            "iterations of the published one": self.published_steps,
+            "iterations of decoder inversion": self.decoder_steps or STEPS["anderson"],
+            "iterations of the published ones": self.published_steps,
+            "key of tree-ring code": TREE_RING,
             "steps of inversion": self.inversion_steps,
         }
 
 
-def our_key(number: int) -> RingKey:
+def load(name: str, dtype: str) -> LatentDiffusionModel:
+    """A model whose autoencoder runs in float32, and whose diffusion network as it is told."""
+    exact = LatentDiffusionModel.load(name, dtype="fp32")
+    return replace(LatentDiffusionModel.load(name, dtype=dtype), autoencoder=exact.autoencoder)
+
+
+def our_key(number: int, kind: str = "dense") -> RingKey:
     """Our key of a number, the same every time."""
-    return RingKey(hashlib.sha256(f"robustness {number}".encode()).digest())
+    return RingKey(hashlib.sha256(f"robustness {number}".encode()).digest(), Pattern(kind))
 
 
 def their_key(number: int, shape: Sequence[int]) -> ArrayKey:
     """Key of tree-ring code with a number for its seed, for latents (C, h, h); the defaults there."""
     depth, height, width = shape
-    return tree_ring_key(number, (depth, height, width), pattern="ring", channel=3, radius=10)
+    return tree_ring_key(number, (depth, height, width), **TREE_RING)
 
 
 def own_number(kind: str, i: int) -> int:
@@ -93,15 +108,17 @@ def initial(model: LatentDiffusionModel, kind: str, i: int) -> Tensor:
     Both marks have the same seeds; unmarked pictures have others, as have those of one key. Marks of tree-ring code
     replace the transform's values, and only the real part of what comes back is kept.
     """
-    seed = SEED + i + (0 if kind in MARKS else 10**6)
-    if kind.startswith("dense"):
+    seed = SEED + i + (0 if kind in (*MARKS, RINGS) else 10**6)
+    ours = kind.split(",", maxsplit=1)[0]
+    if ours in ("dense", RINGS):
         generator = torch.Generator().manual_seed(seed)
-        return watermarked_noise(our_key(own_number(kind, i)), (1, *model.latent_shape), generator=generator)
+        key = our_key(own_number(kind, i), ours)
+        return watermarked_noise(key, (1, *model.latent_shape), generator=generator)
     plain = initial_noise(model, None, seed)
     if kind == "unmarked":
         return plain
-    key = their_key(own_number(kind, i), model.latent_shape)
-    written = np.where(key.mask, key.values, np.fft.fft2(plain.double().numpy()))
+    theirs = their_key(own_number(kind, i), model.latent_shape)
+    written = np.where(theirs.mask, theirs.values, np.fft.fft2(plain.double().numpy()))
     return torch.from_numpy(np.fft.ifft2(written).real).float()
 
 
@@ -120,28 +137,11 @@ def generated(model: LatentDiffusionModel, kind: str, run: Run) -> list[Image.Im
 def pictures(
     model: LatentDiffusionModel, kinds: Sequence[str], run: Run, folder: Path
 ) -> dict[str, list[Image.Image]]:
-    """Pictures of every kind, made as far as ``robustness_pictures.npz`` in the folder lacks them."""
-    path = folder / "robustness_pictures.npz"
-    saved = saved_arrays(path, str(run.settings(model)))
+    """Pictures of every kind, made as far as they are not kept in the folder."""
+    path = kept_file(folder, "robustness_pictures", run.settings(model))
+    saved = kept(path)
     missing = [kind for kind in kinds if kind not in saved]
     for kind in track(missing, "generating", console=Console(stderr=True)):
         saved[kind] = np.stack([np.asarray(image) for image in generated(model, kind, run)])
-        save_arrays(path, saved)
+        keep(path, saved)
     return {kind: [Image.fromarray(pixels) for pixels in saved[kind]] for kind in kinds}
-
-
-def saved_arrays(path: Path, settings: str) -> dict[str, NDArray[Any]]:
-    """What a file holds if it was written with the same settings, else the settings alone."""
-    if path.exists():
-        with np.load(path) as saved:
-            if str(saved["settings"]) == settings:
-                return dict(saved)
-    return {"settings": np.array(settings)}
-
-
-def save_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Write a file as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = path.with_suffix(f".{os.getpid()}.npz")
-    np.savez(partial_file, **arrays)  # type: ignore[arg-type]
-    partial_file.replace(path)

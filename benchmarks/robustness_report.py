@@ -22,6 +22,7 @@ PUBLISHED = {
 }
 """TPR of tree-ring at 0.1 % FPR in WAVES (https://arxiv.org/abs/2401.08573), Stable Diffusion 2.1, averaged over
 the strengths there, which are not those here."""
+BLUR = "blur of half the radius"
 PUBLISHED_AREA = 0.975
 """AUC of tree-ring's rings on average over the six attacks, Stable Diffusion 2, as published by Wen et al. 2023."""
 SHORT = {"encoder": "encoder", "decoder inversion": "decoder inv."}
@@ -84,17 +85,18 @@ def readme_table(result: Json) -> str:
     lines = [
         "| found at 0.1 % false positives; of ours by p / at the threshold | "
         + " | ".join(names)
-        + " | gained of ours (lost), p | AUC, ours / L1 | WAVES |",
+        + " | gained of ours (lost), p by Holm | AUC, ours / L1 | WAVES |",
         "|---|" + "---|" * (len(COLUMNS) + 3),
     ]
     for condition, cell in result["cells"].items():
         found = [by_p_and_threshold(cell[r][test]) for test, r in COLUMNS]
         gain = result["gain"][condition]
-        change = f"{gain['first only']} ({gain['second only']}), {gain['McNemar p']:.1g}"
+        change = f"{gain['first only']} ({gain['second only']}), {gain['Holm p']:.1g}"
         areas = " / ".join(f"{cell['decoder inversion'][t]['area']['value']:.3f}" for t, _ in COLUMNS[::2])
         published = f"{PUBLISHED[condition]:.2f}" if condition in PUBLISHED else ""
         lines.append(f"| {condition} | {' | '.join(found)} | {change} | {areas} | {published} |")
-    lines += ["", "| at p ≤ | found, clean → average over attacks | false positives, clean | worst condition |"]
+    worst_of = f"worst of {len(result['cells'])} conditions"
+    lines += ["", f"| at p ≤ | found, clean → average over attacks | false positives, clean | {worst_of} |"]
     lines.append("|---|---|---|---|")
     for test in [t for t in tests_of(result) if "dense" in t]:
         for level in ("0.01", "0.001", "1e-06"):
@@ -133,7 +135,9 @@ def averages(result: Json) -> list[str]:
             low, high = of["gain"]["ci95"]
             columns.insert(2, f"{of['gain']['difference']:+.3f} ({low:+.3f} … {high:+.3f})")
             lines.append(f"| {label} | {test} | {' | '.join(columns)} |")
-    lines.append(f"| six attacks | tree-ring, L1, as published for Stable Diffusion 2 | | | | {PUBLISHED_AREA} |")
+    lines.append(
+        f"| six attacks | tree-ring, as published for Stable Diffusion 2, {BLUR} | | | | {PUBLISHED_AREA} |"
+    )
     return lines
 
 
@@ -157,4 +161,4 @@ def interval(cell: Json | None) -> str:
     if cell is None:
         return "–"
     low, high = cell["ci95"]
-    return f"{cell['rate'] if 'rate' in cell else cell['mean']:.2f} ({low:.2f} … {high:.2f})"
+    return f"{cell['rate'] if 'rate' in cell else cell['mean']:.3f} ({low:.3f} … {high:.3f})"

@@ -42,6 +42,9 @@ def normal(shift, n=200, m=100, keys=50, seed=0):
 
 def test_pictures_carry_their_keys_and_share_the_rest_of_their_noise(sapling):
     both = [pictures.initial(sapling, kind, 3).double().numpy() for kind in pictures.MARKS]
+    rings = pictures.initial(sapling, pictures.RINGS, 3).double().numpy()
+    assert detect(rings, pictures.our_key(3, "rings")).p_value[0] < 1e-6
+    np.testing.assert_allclose(rings[0, (1, 2)], both[0][0, (1, 2)], atol=1e-5)
     shared = [pictures.initial(sapling, kind, 3).double().numpy() for kind in pictures.ONE_KEY]
     plain = pictures.initial(sapling, "unmarked", 3).double().numpy()
     for (ours, theirs), number in ((both, 3), (shared, pictures.SHARED)):
@@ -56,13 +59,19 @@ def test_pictures_carry_their_keys_and_share_the_rest_of_their_noise(sapling):
 def test_scores_are_those_of_the_tests(white):
     numbers = [pictures.NOBODY, pictures.NOBODY + 1]
     ours, theirs = pictures.our_key(numbers[1]), pictures.their_key(numbers[1], SHAPE)
-    found = {test: scoring.misfits(test, white, numbers)[:, 1] for test in scoring.TESTS}
+    every = (*scoring.EXACT, *scoring.TREE_RING, scoring.RAW)
+    found = {test: scoring.misfits(test, white, numbers)[:, 1] for test in every}
+    rings = pictures.our_key(numbers[1], "rings")
+    np.testing.assert_allclose(found["rings"], detect(white, rings).p_value, rtol=1e-9)
     np.testing.assert_allclose(found["dense"], detect(white, ours).p_value, rtol=1e-9)
     each = [detect(view, ours).p_value for view in views(white, plain_transforms(SHAPE))]
     np.testing.assert_allclose(found["dense, searched"], np.minimum(1, 8 * np.min(each, axis=0)), rtol=1e-9)
     np.testing.assert_allclose(found["tree-ring, angle"], detect_array(white, theirs).p_value, rtol=1e-9)
     seen, target = np.fft.fft2(white)[:, theirs.mask], theirs.values[theirs.mask]
-    np.testing.assert_allclose(found["tree-ring, L1"], np.abs(seen - target).mean(1))
+    np.testing.assert_allclose(found[scoring.RAW], np.abs(seen - target).mean(1))
+    many = np.fft.fft2(np.random.default_rng(6).standard_normal((400, 32, 32)))[:, theirs.mask[3]]
+    usual = np.abs(many - target).mean()
+    np.testing.assert_allclose(found["tree-ring, L1"], found[scoring.RAW] / usual, rtol=0.01)
     y, k = (np.concatenate([a.real, a.imag], axis=-1) for a in (seen, target))
     variance = y.var(1, ddof=1)
     expected = stats.ncx2.cdf(((y - k) ** 2).sum(1) / variance, y.shape[1], (k**2).sum() / variance)
@@ -167,6 +176,9 @@ def test_who_averages_does_not_see_what_is_attacked(sapling, monkeypatch):
     forged = robustness_noise.as_pixels(
         robustness_noise.averaged(sapling, images, "dense, one key", "forgery, pixels")
     )
+    plain = robustness_noise.averaged(sapling, images, "unmarked, as dense, one key", "averaging, pixels")
+    expected = unmarked[2] - (marked[[1, 3]].mean(0) - unmarked[0])
+    torch.testing.assert_close(robustness_noise.as_pixels(plain)[2], expected.clamp(-1, 1), rtol=0, atol=0.01)
     expected = unmarked[2] + (marked[[1, 3]].mean(0) - unmarked[0])
     torch.testing.assert_close(forged[2], expected.clamp(-1, 1), rtol=0, atol=0.01)
 
@@ -210,8 +222,10 @@ def test_quick_runs_share_noise_resume_and_report(tmp_path, monkeypatch):
     both = run(detection, detection_report)
     assert both["cells"]["encoder"]["dense"]["area"]["value"] > 0.99
     assert set(both["curves"]) == set(detection.RECOVERIES)
-    with np.load(tmp_path / "detection.npz") as new:
-        assert set(new) == {"settings", *(f"{k} | clean | {robustness_noise.PUBLISHED}" for k in pictures.KINDS)}
+    (file,) = tmp_path.glob("detection-*.npz")
+    with np.load(file) as new:
+        published = {f"{k} | clean | {how}" for k in pictures.KINDS for how in robustness_noise.PUBLISHED}
+        assert set(new) == published | {f"rings | clean | {how}" for how in detection.RECOVERIES}
 
     def never(*_):
         raise AssertionError("this noise is there")
@@ -222,4 +236,33 @@ def test_quick_runs_share_noise_resume_and_report(tmp_path, monkeypatch):
     rules = run(peers, peers_report)
     assert set(rules["power"]["rules"]) == {f"{t} | {r}" for t in peers.TESTS for r in peers.RECOVERIES}
     assert len(rules["power"]["pairs"]) == len(peers.PAIRS)
-    assert "tree-ring, L1 | encoder | L1 ≤ 50 · 32/64" in rules["rules"]
+    assert "tree-ring, raw L1 | encoder | L1 ≤ 50 · 32/64" in rules["rules"]
+
+
+def test_unmarked_pictures_meet_the_removal_that_marked_ones_do():
+    """Of either mark: what is taken from pictures that carry it is taken from pictures that do not."""
+    rng, kinds = np.random.default_rng(0), robustness_noise.kinds_of(robustness_noise.REMOVAL[0])
+    meet = [robustness_noise.UNMARKED_AS.get(kind, kind) for kind in kinds]
+    assert sorted(meet) == sorted(2 * pictures.ONE_KEY)
+    noise = {
+        (kind, robustness_noise.REMOVAL[0], "encoder"): rng.standard_normal((3, *SHAPE)).astype(np.float16)
+        for kind in kinds
+    }
+    s = robustness.scores_of(noise, "tree-ring, angle", robustness_noise.REMOVAL[0], "encoder", 5)
+    own = noise["unmarked, as tree-ring, one key", robustness_noise.REMOVAL[0], "encoder"]
+    theirs = scoring.misfits("tree-ring, angle", own, range(pictures.NOBODY, pictures.NOBODY + 5))
+    np.testing.assert_allclose(s.null[:3], theirs)
+    assert s.null.shape == (6, 5)
+
+
+def test_runs_with_other_settings_keep_apart(tmp_path):
+    from benchmarks.kept import described, keep, kept, kept_file
+
+    one, other = (kept_file(tmp_path, "noise", {"steps": n, "weights": "x"}) for n in (1, 2))
+    keep(one, {"a": np.ones(3)})
+    keep(other, {"a": np.zeros(3)})
+    assert kept(one)["a"].sum() == 3
+    assert kept(tmp_path / "none.npz") == {}
+    assert len(list(tmp_path.iterdir())) == 2
+    assert described(robustness_noise.ATTACKS["JPEG 25"]) == "compress(quality=25)"
+    assert described(robustness_noise.ATTACKS["mirrored"]) == "mirror"
