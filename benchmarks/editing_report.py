@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,20 @@ from benchmarks.record import rate
 Json = dict[str, Any]
 
 MOST = 0.08
-"""The error, in shares of the range, at which the maps are darkest."""
+"""The error, in shares of the range, at which the maps are brightest."""
+ORACLE = "oracle"
 
 
 def summary(methods: Json, default: str) -> Json:
     """Means of every method, and the paired comparison of the default with it."""
+    spent = {name: sum(found["seconds"]) for name, found in methods.items()}
     return {
         name: {
-            what: {"mean": tidy(np.mean(values))}
-            | ({} if name == default else {"default against it": compared(values, methods[default][what])})
-            for what, values in found.items()
+            what: {"mean": tidy(np.mean(found[what]))}
+            | ({} if name == default else {"default against it": compared(found[what], methods[default][what])})
+            for what in ("preserved", "recovered")
         }
+        | {"relative time": tidy(spent[name] / spent[default])}
         for name, found in methods.items()
     }
 
@@ -80,19 +83,22 @@ def draw(
             error = np.abs(after - before).max(0) / 2
             low, high = (round(edge * error.shape[0]) for edge in edges)
             error[low:high, low:high] = np.nan
-            bottom.imshow(error, cmap="inferno", vmin=0, vmax=MOST)
+            drawn = bottom.imshow(error, cmap="inferno", vmin=0, vmax=MOST)
             bottom.set_axis_off()
             if i == 0:
                 top.set_title(name.replace(", ", ",\n"), fontsize=9)
-    left, right = below.subplots(1, 2, sharey=True)
+    above.colorbar(drawn, ax=grid[:, -1].tolist(), shrink=0.4, label="error, share of the range")
+    left, right = below.subplots(1, 2)
     draw_errors(left, result, "preserved", "error of the background, dB: left is better preserved")
-    draw_errors(right, result, "recovered", "the same before the edit: what recovering the latents costs")
+    draw_errors(
+        right, result, "recovered", "the same before the edit: what recovering the latents costs", (ORACLE,)
+    )
     figure.savefig(path)
 
 
-def draw_errors(axes: Axes, result: Json, what: str, label: str) -> None:
-    """Every edit as a dot, and the mean of every method."""
-    names = list(result["methods"])
+def draw_errors(axes: Axes, result: Json, what: str, label: str, without: Sequence[str] = ()) -> None:
+    """Every edit as a dot, and the mean of every method; without those that would squeeze the others."""
+    names = [name for name in result["methods"] if name not in without]
     rng = np.random.default_rng(0)
     for i, name in enumerate(names):
         values = np.array(result["methods"][name][what])
@@ -126,9 +132,10 @@ def readme_table(result: Json) -> str:
     columns = " | ".join(
         f"{what} | default better by | on | p" for what in ("background, edited", "before the edit")
     )
-    lines = [f"| latents from | iterations | {columns} |", "|---|" + "---|" * 9]
+    lines = [f"| latents from | iterations | time, of the default's | {columns} |", "|---|" + "---|" * 10]
     for name, cell in result["summary"].items():
         row = [name, str(result["equal time"].get(name, {}).get("iterations", ""))]
+        row.append("" if name == ORACLE else f"{cell['relative time']:.2f}")
         for error in (cell["preserved"], cell["recovered"]):
             row += [f"{error['mean']:.1f} dB", *against_text(error.get("default against it"))]
         lines.append(f"| {' | '.join(row)} |".replace("-", "−"))

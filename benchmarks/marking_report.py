@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchmarks.attacks import SIX
-from benchmarks.rates import tidy
+from benchmarks.rates import interval, tidy
 from benchmarks.record import rate
 
 Json = dict[str, Any]
@@ -24,34 +25,49 @@ BAR = 30.0
 """PSNR, in dB, that marks are to keep."""
 
 
-def summary(records: Json, fpr: float) -> Json:
-    """Rates and medians of every kind of picture and way of marking.
+def summary(records: Json, fpr: float, decoys: int) -> Json:
+    """Rates and medians of every kind of picture and way of marking; false positives of every condition.
 
-    ``bar`` counts pictures whose mark is found at the level with a PSNR of 30 dB at least.
+    ``bar`` counts pictures whose mark holds with a PSNR of 30 dB at least. False positives are of so many keys that
+    no picture carries, with intervals over pictures.
     """
-    out: Json = {}
+    cells = {name: cell_of(pictures, fpr) for name, pictures in records.items()}
+    shares: dict[str, list[float]] = {}
+    units: dict[str, list[int]] = {}
     for name, pictures in records.items():
-        found = {
-            condition: {
-                "found": rate(sum(p["seen"][condition]["p"] <= fpr for p in pictures), len(pictures)),
-                "rho median": tidy(np.median([p["seen"][condition]["rho"] for p in pictures])),
-                "p median": tidy(np.median([p["seen"][condition]["p"] for p in pictures])),
-            }
-            for condition in pictures[0]["seen"]
+        kind = name.partition(" | ")[0]
+        for i, picture in enumerate(pictures):
+            for condition, seen in picture["seen"].items():
+                shares.setdefault(condition, []).append(seen["decoys found"] / decoys)
+                units.setdefault(condition, []).append(zlib.crc32(f"{kind} {i}".encode()))
+    false = {}
+    for condition, values in shares.items():
+        mean, both, _ = interval(np.array(values)[:, None], np.array(units[condition]))
+        false[condition] = {"rate": tidy(mean[0]), "ci95": tidy(both[:, 0]), "tests": len(values) * decoys}
+    return {"cells": cells, "false": false}
+
+
+def cell_of(pictures: list[Json], fpr: float) -> Json:
+    """Rates and medians of one kind of picture and way of marking."""
+    found = {
+        condition: {
+            "found": rate(sum(p["seen"][condition]["p"] <= fpr for p in pictures), len(pictures)),
+            "rho median": tidy(np.median([p["seen"][condition]["rho"] for p in pictures])),
+            "p median": tidy(np.median([p["seen"][condition]["p"] for p in pictures])),
         }
-        out[name] = {"conditions": found}
-        if "ssim" in pictures[0]:
-            psnr = [np.inf if p["psnr"] is None else p["psnr"] for p in pictures]
-            met = [
-                p["seen"]["clean"]["p"] <= fpr and db >= BAR - 1e-6 for p, db in zip(pictures, psnr, strict=True)
-            ]
-            out[name] |= {
-                "psnr median": tidy(np.median(psnr)),
-                "psnr least": tidy(min(psnr)),
-                "ssim median": tidy(np.median([p["ssim"] for p in pictures])),
-                "rounds mean": tidy(np.mean([p["rounds"] for p in pictures])),
-                "bar": rate(sum(met), len(met)),
-            }
+        for condition in pictures[0]["seen"]
+    }
+    out: Json = {"conditions": found}
+    if "ssim" in pictures[0]:
+        psnr = [np.inf if p["psnr"] is None else p["psnr"] for p in pictures]
+        met = [p["holds"] and db >= BAR - 1e-6 for p, db in zip(pictures, psnr, strict=True)]
+        out |= {
+            "psnr median": tidy(np.median(psnr)),
+            "psnr least": tidy(min(psnr)),
+            "ssim median": tidy(np.median([p["ssim"] for p in pictures])),
+            "rounds mean": tidy(np.mean([p["rounds"] for p in pictures])),
+            "bar": rate(sum(met), len(met)),
+        }
     return out
 
 
@@ -81,8 +97,8 @@ def draw(result: Json, examples: Sequence[tuple[Pixels, Pixels]], path: Path) ->
             place.set_title(title, fontsize=9)
             place.set_axis_off()
     left, right = below.subplots(1, 2, width_ratios=(1, 1.2))
-    draw_frontier(left, result["summary"])
-    draw_attacks(right, result["summary"])
+    draw_frontier(left, result["summary"]["cells"])
+    draw_attacks(right, result["summary"]["cells"])
     figure.savefig(path)
 
 
@@ -92,6 +108,8 @@ def draw_frontier(axes: Axes, cells: Json) -> None:
         for method, marker in (("gradient", "o"), ("sampling", "X")):
             own = {n: c for n, c in cells.items() if n.startswith(f"{kind} | {method}")}
             ways = sorted(own, key=lambda name: float(name.rpartition("=")[2]))
+            if not ways:
+                continue
             x = [own[name]["psnr median"] for name in ways]
             clean = [own[name]["conditions"]["clean"]["found"]["rate"] for name in ways]
             axes.plot(x, clean, marker=marker, ls="-", color=colour, label=f"{kind}, {method}")
@@ -111,11 +129,12 @@ def draw_attacks(axes: Axes, cells: Json) -> None:
     """What is found of generated pictures after every attack, by way of marking."""
     own = {name.partition(" | ")[2]: cell for name, cell in cells.items() if name.startswith("generated | ")}
     ways = sorted(name for name in own if name != "before")
-    conditions = list(own[ways[0]]["conditions"])
+    conditions = list(max((own[way]["conditions"] for way in ways), key=len))
     colours = [f"C{i}" for i in range(len(ways))]
     for j, (way, colour) in enumerate(zip(ways, colours, strict=True)):
-        found = [own[way]["conditions"][c]["found"] for c in conditions]
-        at = np.arange(len(conditions)) + 0.12 * (j - (len(ways) - 1) / 2)
+        there = [k for k, c in enumerate(conditions) if c in own[way]["conditions"]]
+        found = [own[way]["conditions"][conditions[k]]["found"] for k in there]
+        at = np.array(there) + 0.1 * (j - (len(ways) - 1) / 2)
         ends = np.array([f["ci95"] for f in found]).T
         rates = np.array([f["rate"] for f in found])
         axes.errorbar(rates, at, xerr=np.abs(ends - rates), fmt="o", ms=4, lw=1, color=colour, label=way)
@@ -129,7 +148,7 @@ def draw_attacks(axes: Axes, cells: Json) -> None:
 
 def readme_table(result: Json) -> str:
     """Visibility and detection, in Markdown."""
-    cells = result["summary"]
+    cells = result["summary"]["cells"]
     six = attacks_in(next(iter(cells.values())))
     others = [c for c in next(iter(cells.values()))["conditions"] if c not in ("clean", *six)]
     lines = [
@@ -142,7 +161,8 @@ def readme_table(result: Json) -> str:
         clean = cell["conditions"]["clean"]
         found = f"{clean['found']['hits']} of {clean['found']['trials']}"
         if "bar" in cell:
-            found += f" ({cell['bar']['hits']})"
+            low, high = cell["bar"]["ci95"]
+            found += f" ({cell['bar']['hits']}: {low:.3f} … {high:.3f})"
         visible = (
             [f"{cell['psnr median']:.1f} ({cell['psnr least']:.1f})", f"{cell['ssim median']:.3f}"]
             if "bar" in cell
@@ -154,4 +174,9 @@ def readme_table(result: Json) -> str:
         ]
         row = [name.replace(" | ", ", "), *visible, found, f"{clean['rho median']:.2f}", f"{clean['p median']:.0e}"]
         lines.append(f"| {' | '.join([*row, *shares])} |")
+    false = result["summary"]["false"]
+    lines += ["", "| keys that no picture carries | tests | found at p ≤ 1e-3 |", "|---|---|---|"]
+    for condition, counted in false.items():
+        low, high = counted["ci95"]
+        lines.append(f"| {condition} | {counted['tests']:,} | {counted['rate']:.1e} ({low:.1e} … {high:.1e}) |")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import editing, editing_report, marking, marking_report
+from benchmarks import editing, editing_report, marking, marking_noise, marking_report
 from inversion import LatentDiffusionModel
 from tests.problems import gaussian_model
 
@@ -33,6 +33,8 @@ def test_editing_runs_resumes_and_reports(model, tmp_path, monkeypatch):
     result = json.loads((tmp_path / "editing.json").read_text("utf-8"))
     assert set(result["methods"]) == set(editing.METHODS)
     assert all(len(m["preserved"]) == len(m["recovered"]) == 2 for m in result["methods"].values())
+    assert all(len(m["seconds"]) == 1 for m in result["methods"].values())
+    assert result["summary"][editing.DEFAULT]["relative time"] == 1
     assert editing_report.readme_table(result) in out
     assert (tmp_path / "editing.png").stat().st_size > 10_000
     means = {name: cell["recovered"]["mean"] for name, cell in result["summary"].items()}
@@ -46,6 +48,26 @@ def test_editing_runs_resumes_and_reports(model, tmp_path, monkeypatch):
     run(editing, tmp_path)
     again = json.loads((tmp_path / "editing.json").read_text("utf-8"))
     assert again["methods"] == result["methods"]
+
+
+def test_equal_time_is_that_of_the_default(model, monkeypatch):
+    """By a clock on which an evaluation of a method takes what it is said to."""
+    now, each = [0.0], {"encoder": 1.0, "anderson": 20.0, "adam": 2.0, "gradient": 4.0}
+    monkeypatch.setattr(editing.time, "process_time", lambda: now[0])
+
+    def spend(name, count):
+        now[0] += each["encoder"] + each[name] * count
+
+    monkeypatch.setattr(
+        editing,
+        "invert_decoder",
+        lambda _, x, method="anderson", steps=0: spend(method, 1 if method == "anderson" else steps + 1),
+    )
+    ae = replace(model.autoencoder, encode=lambda x: spend("encoder", 0))
+    found = editing.iterations(replace(model, autoencoder=ae), [torch.zeros(1), torch.zeros(1)], 3)
+    assert found["default / encoder"] == 21
+    assert found[editing.ADAM]["iterations"] == 20 / 2 - 1
+    assert found[editing.GRADIENT]["iterations"] == 20 / 4 - 1
 
 
 def test_edits_are_of_other_things_on_the_same_background():
@@ -73,10 +95,14 @@ def test_the_default_is_compared_picture_by_picture():
     rng = np.random.default_rng(0)
     base = rng.normal(-20, 5, 40)
     methods = {
-        "default": {"preserved": base.tolist()},
-        "worse": {"preserved": (base + rng.normal(1, 0.5, 40)).tolist()},
+        "default": {"preserved": base.tolist(), "seconds": [1.0, 3.0]},
+        "worse": {"preserved": (base + rng.normal(1, 0.5, 40)).tolist(), "seconds": [1.0, 1.0]},
     }
-    against = editing_report.summary(methods, "default")["worse"]["preserved"]["default against it"]
+    for method in methods.values():
+        method["recovered"] = method["preserved"]
+    found = editing_report.summary(methods, "default")["worse"]
+    assert found["relative time"] == 0.5
+    against = found["preserved"]["default against it"]
     assert 0.8 < against["ci95"][0] < against["gain"] < against["ci95"][1] < 1.4
     assert against["better"]["hits"] > 35
     assert against["wilcoxon p"] < 1e-6
@@ -84,44 +110,75 @@ def test_the_default_is_compared_picture_by_picture():
 
 def test_marking_runs_resumes_and_reports(model, tmp_path, monkeypatch):
     pytest.importorskip("skimage")
+    monkeypatch.setattr(marking_noise, "BETWEEN_SAVES", -1)
+    whole, jobs = marking_noise.made, []
+
+    def stopped(model, job, run):
+        if len(jobs) == 3:
+            raise KeyboardInterrupt
+        jobs.append(job)
+        return whole(model, job, run)
+
+    monkeypatch.setattr(marking_noise, "made", stopped)
+    CliRunner().invoke(marking.main, ["--quick", "-o", str(tmp_path)])
+    assert len(jobs) == 3
+    assert not (tmp_path / "marking.json").exists()
+    again = []
+    monkeypatch.setattr(marking_noise, "made", lambda *job: again.append(job[1]) or whole(*job))
     out = run(marking, tmp_path)
+    assert jobs + again == marking.QUICK.jobs()
     result = json.loads((tmp_path / "marking.json").read_text("utf-8"))
     assert marking_report.readme_table(result) in out
     assert (tmp_path / "marking.png").stat().st_size > 10_000
-    cells = result["summary"]
-    assert len(cells) == 3 * 3 + 1
-    for kind in marking.QUICK.pictures:
+    cells = result["summary"]["cells"]
+    assert len(cells) == 3 + 2 * 2 + 3 + 1
+    for kind, count in marking.QUICK.pictures.items():
         cell = cells[f"{kind} | gradient, ρ = 0.5"]
-        assert cell["conditions"]["clean"]["found"]["hits"] == 1
+        assert cell["conditions"]["clean"]["found"]["hits"] == cell["bar"]["hits"] == count
         assert cell["conditions"]["clean"]["rho median"] == pytest.approx(0.5, abs=0.05)
-        assert cell["bar"]["hits"] == int(cell["psnr least"] >= 30 - 1e-6)
         assert list(cells[f"{kind} | before"]["conditions"]) == ["clean"]
-    monkeypatch.setattr(marking, "record_of", lambda *_: 1 / 0)
+    assert "change copied" in cells["generated | gradient, ρ = 0.5"]["conditions"]
+    assert "JPEG 25" not in cells["large photographs | gradient, ρ = 0.5"]["conditions"]
+    assert result["summary"]["false"]["clean"]["tests"] == 100 * (4 + 2 + 2 + 4 + 2)
+    monkeypatch.setattr(marking_noise, "made", lambda *_: 1 / 0)
     run(marking, tmp_path)
-    again = json.loads((tmp_path / "marking.json").read_text("utf-8"))
-    assert again["records"] == result["records"]
+    assert json.loads((tmp_path / "marking.json").read_text("utf-8"))["records"] == result["records"]
 
 
 def test_summaries_count_what_is_found_and_what_is_visible():
     def one(p, psnr):
-        return {"psnr": psnr, "ssim": 0.9, "rounds": 2, "seen": {"clean": {"p": p, "rho": 0.4, "status": ""}}}
+        seen = {"clean": {"p": p, "rho": 0.4, "decoys found": 1}}
+        return {"psnr": psnr, "ssim": 0.9, "rounds": 2, "holds": p < 1e-3, "seen": seen}
 
     pictures = [one(1e-4, 31.0), one(1e-2, 35.0), one(1e-5, 29.0), one(1e-9, None)]
     name = "generated | gradient, ρ = 0.4"
-    cell = marking_report.summary({name: pictures}, 1e-3)[name]
+    found = marking_report.summary({name: pictures}, 1e-3, 200)
+    cell = found["cells"][name]
     assert cell["conditions"]["clean"]["found"]["hits"] == 3
     assert cell["bar"]["hits"] == 2
     assert cell["psnr least"] == 29
     assert cell["psnr median"] == 33
+    assert found["false"]["clean"]["rate"] == 1 / 200
+    assert found["false"]["clean"]["tests"] == 800
 
 
-def test_every_attack_is_looked_for_as_it_should(model):
-    verifier_for = marking.verifiers(model, marking.own_key(marking.GENERATED, 0), marking.FULL)
-    assert len(verifier_for("rotation 75°").transforms) == 72
-    assert any(t.angle == 75 for t in verifier_for("rotation 75°").transforms)
-    assert any(t.crop == 0.75 for t in verifier_for("crop 0.75").transforms)
-    assert verifier_for("JPEG 25") is verifier_for("clean")
-    assert verifier_for(marking.ENCODER).decoder == "encoder"
+def test_every_attack_is_looked_for_as_it_should_and_meets_every_way_alike(model):
+    assert len(marking.transforms_for("rotation 75°", (4, 32, 32))) == 72
+    assert any(t.angle == 75 for t in marking.transforms_for("rotation 75°", (4, 32, 32)))
+    assert any(t.crop == 0.75 for t in marking.transforms_for("crop 0.75", (4, 32, 32)))
+    assert len(marking.transforms_for("JPEG 25", (4, 32, 32))) == 8
+    picture = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
+    one, same, other = (marking_noise.treated(picture, "brightness", i) for i in (3, 3, 4))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+    prompts = marking_noise.prompts()
+    assert len(set(prompts)) == len(prompts) == marking.FULL.pictures["generated"]
+
+
+def test_a_decoy_is_found_as_often_as_the_level_says():
+    z = np.random.default_rng(0).standard_normal((40, 4, 32, 32))
+    found = [marking.tested(one, marking.own_key("generated", 0), "clean", None, 1000)[2] for one in z]
+    assert 5 < sum(found) < 80  # 8 × 1e-3 corrected, 40,000 tests
 
 
 @pytest.mark.slow
