@@ -6,7 +6,8 @@
 Pictures that Sapling generated without a mark, one of each of its prompts, squares of photographs at the model's
 own size, and larger squares, which are marked at the model's size and keep their detail. Each gets a key of its
 own. ``gradient`` is the default, at several strengths (the correlation ρ asked for); ``sampling`` does without
-gradients; none may go below 30 dB. *From the start* are pictures generated with the key, of the same prompts and seeds.
+gradients; none may go below 30 dB. *From the start* are pictures generated with the key, of the same prompts and
+seeds.
 
 Noise is recovered from what is written, by the encoder alone, and after JPEG 75 and the six attacks of Wen et al.
 2023. It is tested as ``treering verify`` does, whitened; turned pictures at 72 angles, cropped ones in their place

@@ -129,7 +129,7 @@ def draw_attacks(axes: Axes, cells: Json) -> None:
     """What is found of generated pictures after every attack, by way of marking."""
     own = {name.partition(" | ")[2]: cell for name, cell in cells.items() if name.startswith("generated | ")}
     ways = sorted(name for name in own if name != "before")
-    conditions = list(max((own[way]["conditions"] for way in ways), key=len))
+    conditions = list(dict.fromkeys(c for way in ways for c in own[way]["conditions"]))
     colours = [f"C{i}" for i in range(len(ways))]
     for j, (way, colour) in enumerate(zip(ways, colours, strict=True)):
         there = [k for k, c in enumerate(conditions) if c in own[way]["conditions"]]
