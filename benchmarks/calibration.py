@@ -8,8 +8,8 @@ Null pictures are of four families: generated ones without a mark; generated one
 matplotlib and scikit-image (install ``.[bench]``); and drawn ones. A fifth, white noise that never was a picture,
 shows what the tests do where all their assumptions hold. Crops of one photograph are not independent: intervals of
 that family are over photographs, and the two halves of the calibration share none. Nothing is downloaded. The
-recovered noise is kept in ``calibration.npz``, so that the analysis can be done anew; ``calibration.safetensors``
-is the calibration made of a share of it.
+recovered noise is kept, so that the analysis can be done anew; ``calibration.safetensors`` is the calibration made
+of a share of it.
 
 Every key is tried on every picture. *Per key* images are counted, with Clopper–Pearson intervals. *Averaged over
 keys* the unit is still the image, or the photograph, and what is averaged its share of keys that are found. Pairs

@@ -102,7 +102,10 @@ def hits(cell: dict[str, Any]) -> NDArray[np.bool_]:
 
 
 def analyse(sets: tuple[KeySet, ...], noise: dict[str, Array]) -> dict[str, Any]:
-    """Every set, prompt, rule and method, compared with the encoder and with ours on the same pictures."""
+    """Every set, prompt, rule and method, compared with the encoder and with ours on the same pictures.
+
+    ``shared`` is what a method makes of the pictures that all of them have.
+    """
     cells: dict[str, Any] = {}
     for own in sets:
         for prompt in PROMPTS:
@@ -111,7 +114,11 @@ def analyse(sets: tuple[KeySet, ...], noise: dict[str, Array]) -> dict[str, Any]
                 for method in (*METHODS, TRUE):
                     z, unmarked = (noise[f"{name} | {method} | {prompt}"] for name in (own.name, NONE))
                     each[method] = classify(own, rule, z, unmarked)
-                for cell in each.values():
+                names = (own.name, NONE)
+                rows = [min(len(noise[f"{n} | {m} | {prompt}"]) for m in METHODS) for n in names]
+                for method, cell in each.items():
+                    common = [noise[f"{n} | {method} | {prompt}"][:k] for n, k in zip(names, rows, strict=True)]
+                    cell["shared"] = classify(own, rule, *common)
                     for other in ("encoder", "ours"):
                         count = min(len(cell["right"]), len(each[other]["right"]))
                         cell[f"against {other}"] = mcnemar(hits(cell)[:count], hits(each[other])[:count])

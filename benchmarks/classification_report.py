@@ -127,14 +127,15 @@ def readme_table(result: dict[str, Any]) -> str:
         for name, each in result["cells"].items():
             lines.append(f"| {words(name)} | {' | '.join(against(each[m], other) for m in rest)} |")
     judged = {name: each for name, each in result["cells"].items() if not name.endswith("| L1")}
-    for what, title in (("with none", "right, with a class none"), ("unmarked named", "unmarked, given a key")):
+    titles = {"classified": "all methods on the same pictures", "with none": "the same, with a class none"}
+    for what, title in (titles | {"unmarked named": "unmarked, given a key"}).items():
         lines += [
             "",
             f"| {title} | " + " | ".join(TITLES[m] for m in methods) + " |",
             "|---|" + "---|" * len(methods),
         ]
-        for name, each in judged.items():
-            lines.append(f"| {words(name)} | {' | '.join(share_text(each[m][what]) for m in methods)} |")
+        for name, each in (result["cells"] if what == "classified" else judged).items():
+            lines.append(f"| {words(name)} | {' | '.join(share_text(each[m]['shared'][what]) for m in methods)} |")
     cost, memory = result["cost"], result["memory"]
     lines += [
         "",

@@ -37,7 +37,7 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks.editing_report import draw, readme_table, summary
-from benchmarks.kept import weights
+from benchmarks.kept import made_of
 from benchmarks.latents import round_to_8_bits
 from benchmarks.rates import tidy
 from benchmarks.record import RESULTS, resume, write
@@ -194,7 +194,7 @@ def main(quick: bool, output: Path) -> None:
     torch.set_num_threads(1)  # so that CPU seconds are those of work
     model = LatentDiffusionModel.load("sapling")
     settings = asdict(run) | {"seed": SEED, "guidance": GUIDANCE, "mask": list(EDGES), "quick": quick}
-    settings["weights"] = weights(model.name)
+    settings |= made_of(model.name)
     result = resume("editing", settings, output)
     batches = [range(i, min(i + BATCH, run.pictures)) for i in range(0, run.pictures, BATCH)]
     if "equal time" not in result:

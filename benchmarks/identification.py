@@ -4,8 +4,8 @@
     python -m benchmarks.identification --quick    2 of each, few keys, the encoder alone; a minute
 
 Every pattern marks pictures of the same prompts and seeds, and every attack does the same to each of them. Each
-attacked picture is inverted once, without prompt or key. The recovered noise is kept in ``identification.npz``, so
-that without ``identification.json`` the analysis is done anew, but no picture is.
+attacked picture is inverted once, without prompt or key. The recovered noise is kept, so that without
+``identification.json`` the analysis is done anew, but no picture is.
 
 A picture is *identified* if its key has the smallest p of a family of N keys, and *verified* if that p is at most
 1e-6 besides, corrected for all keys and transformations. Both are measured with the noise as it is, and searched

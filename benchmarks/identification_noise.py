@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.attacks import ATTACKS, SIX
 from benchmarks.identification_keys import KINDS, OURS, our_key, their_key
-from benchmarks.kept import keep, kept, kept_file, weights
+from benchmarks.kept import keep, kept, kept_file, made_of
 from inversion import LatentDiffusionModel, sample
 from inversion.model import data_folder
 from watermark.features import Array
@@ -87,7 +87,7 @@ def attacked(images: list[Image.Image], condition: str) -> list[Image.Image]:
 
 def recovered(model: LatentDiffusionModel, run: Run, folder: Path) -> dict[str, Array]:
     """The noise of every picture under every attack, (pictures, C, h, w), as far as it is not in the folder."""
-    path = kept_file(folder, "identification", run.noise_settings | {"weights": weights(model.name)})
+    path = kept_file(folder, "identification", run.noise_settings | made_of(model.name))
     noise = kept(path)
     verifier = Verifier(
         model, {"any": our_key(0, "dense")}, steps=run.inversion_steps, decoder=run.decoder, batch_size=BATCH

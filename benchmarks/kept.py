@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache, partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inversion.model import sapling_folder
+from inversion.model import data_folder, sapling_folder
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -50,18 +51,35 @@ def keep(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 @lru_cache(maxsize=4)
 def weights(model: str) -> str:
-    """What tells a model from others of its name: a digest of its weights if they are here, else its name."""
+    """What tells a model from others of its name: a digest of its files if they are here, else its name."""
     folder = sapling_folder() if model == "sapling" else Path(model)
+    kinds = (".safetensors", ".bin", ".json")
+    files = [file for file in sorted(folder.rglob("*")) if file.suffix in kinds] if folder.is_dir() else []
+    of_model = [file for file in files if file.name != "calibration.safetensors"]
+    return digest_of(of_model) if folder.is_dir() else model
+
+
+def prompts_digest(name: str) -> str:
+    """A digest of a list of prompts of Sapling's."""
+    return digest_of([data_folder() / "prompts" / f"{name}.txt"])
+
+
+def made_of(model: str) -> dict[str, str]:
+    """What pictures of Sapling's prompts depend on."""
+    return {"weights": weights(model), "prompts": prompts_digest("sapling")}
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """A short digest of files' contents."""
     digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []:
-        if file.name != "calibration.safetensors":
-            with file.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()[:16] if folder.is_dir() else model
+    for file in files:
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def described(function: Any) -> str:  # noqa: ANN401 - a function or a partial one
     """A function with what its arguments are fixed to, in words: what it does may change, its name may not."""
-    if isinstance(function, partial):
-        return f"{function.func.__name__}({', '.join(f'{k}={v}' for k, v in function.keywords.items())})"
-    return str(function.__name__)
+    inner, given = (function.func, function.keywords) if isinstance(function, partial) else (function, {})
+    usual = {k: p.default for k, p in signature(inner).parameters.items() if p.default is not p.empty}
+    return f"{inner.__name__}({', '.join(f'{k}={v}' for k, v in sorted((usual | given).items()))})"

@@ -45,6 +45,7 @@ from benchmarks.marking_noise import (
     original,
     own_key,
     recovered,
+    source_of,
     verifier_of,
 )
 from benchmarks.marking_report import draw, readme_table, summary
@@ -129,7 +130,7 @@ def analyse(model: LatentDiffusionModel, run: Run, found: Arrays) -> Json:
                 "holds": bool(facts["holds"]),
             }
         )
-        one["seen"] = {}
+        one |= {"unit": f"{kind} {i if kind == GENERATED else source_of(kind, i, model)}", "seen": {}}
         for condition in run.conditions_for(kind, way):
             z = found[f"{name} | {condition}"][i]
             p, rho, false = tested(
@@ -163,7 +164,7 @@ def main(quick: bool, dtype: str, output: Path) -> None:
     model = LatentDiffusionModel.load("sapling", dtype=dtype)
     records = analyse(model, run, recovered(model, run, output))
     settings = run.settings(model) | {"fpr": FPR} | {k: asdict(run)[k] for k in ("pictures", "fewer", "decoys")}
-    result = {"settings": settings, "records": records, "summary": summary(records, FPR, run.decoys)}
+    result = {"settings": settings, "records": records, "summary": summary(records, FPR, run.decoys, run.fewer)}
     path = write("marking", result, output)
     draw(result, examples(model, run), path.with_suffix(".png"))
     click.echo(readme_table(result))

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.attacks import ATTACKS, SIX
-from benchmarks.kept import Arrays, described, keep, kept, kept_file, weights
+from benchmarks.kept import Arrays, described, digest_of, keep, kept, kept_file, made_of
 from benchmarks.null_images import crop, photographs
 from inversion import LatentDiffusionModel, sample
 from inversion.model import data_folder
@@ -27,7 +27,7 @@ from watermark.keys import RingKey
 from watermark.marking.mark import MIN_PSNR, STRENGTH, mark
 from watermark.reading.fitting import as_tensor, fit
 from watermark.reading.images import Picture
-from watermark.verify import Verifier, with_calibration
+from watermark.verify import Verifier, calibration_file, with_calibration
 
 GENERATED, PHOTOGRAPHS, LARGE = "generated", "photographs", "large photographs"
 BEFORE, START = "before", "from the start"
@@ -78,7 +78,9 @@ class Run:
             "least PSNR": MIN_PSNR,
             "large": LARGE_SIDE,
             "dtype": str(model.dtype).removeprefix("torch."),
-            "weights": weights(model.name),
+            **made_of(model.name),
+            "fpr": FPR,
+            "calibration": digest_of([file]) if (file := calibration_file(model)).is_file() else None,
         }
 
     def jobs(self) -> list[Job]:
@@ -129,10 +131,24 @@ def original(model: LatentDiffusionModel, kind: str, i: int, run: Run) -> NDArra
     """Picture i of a kind, without a mark, (H, W, 3)."""
     if kind == GENERATED:
         return np.asarray(generated(model, i, None, run.generation))
-    size = model.image_size if kind == PHOTOGRAPHS else (LARGE_SIDE, LARGE_SIDE)
-    sources = [source for source in photographs() if min(source.size) >= max(size)]
-    found = crop(sources[i % len(sources)], size, np.random.default_rng([SEED, len(kind), i]))
+    sources, size = sources_of(kind, model), size_of(kind, model)
+    found = crop(sources[source_of(kind, i, model)], size, np.random.default_rng([SEED, len(kind), i]))
     return np.asarray(found.convert("RGB"))
+
+
+def size_of(kind: str, model: LatentDiffusionModel) -> tuple[int, int]:
+    """(height, width) of photographs of a kind."""
+    return model.image_size if kind == PHOTOGRAPHS else (LARGE_SIDE, LARGE_SIDE)
+
+
+def sources_of(kind: str, model: LatentDiffusionModel) -> list[Image.Image]:
+    """The photographs that are large enough."""
+    return [source for source in photographs() if min(source.size) >= max(size_of(kind, model))]
+
+
+def source_of(kind: str, i: int, model: LatentDiffusionModel) -> int:
+    """The number of the photograph that picture i is a part of."""
+    return i % len(sources_of(kind, model))
 
 
 def verifier_of(model: LatentDiffusionModel, key: RingKey, run: Run) -> Verifier:

@@ -25,26 +25,28 @@ BAR = 30.0
 """PSNR, in dB, that marks are to keep."""
 
 
-def summary(records: Json, fpr: float, decoys: int) -> Json:
+def summary(records: Json, fpr: float, decoys: int, fewer: dict[str, int]) -> Json:
     """Rates and medians of every kind of picture and way of marking; false positives of every condition.
 
-    ``bar`` counts pictures whose mark holds with a PSNR of 30 dB at least. False positives are of so many keys that
-    no picture carries, with intervals over pictures.
+    ``frontier`` is of the first pictures of every kind, ``fewer``, which all ways to mark have. ``bar`` counts
+    pictures whose mark holds with a PSNR of 30 dB at least. False positives are of so many keys that no picture
+    carries, with intervals over pictures.
     """
     cells = {name: cell_of(pictures, fpr) for name, pictures in records.items()}
     shares: dict[str, list[float]] = {}
     units: dict[str, list[int]] = {}
-    for name, pictures in records.items():
-        kind = name.partition(" | ")[0]
-        for i, picture in enumerate(pictures):
+    for pictures in records.values():
+        for picture in pictures:
             for condition, seen in picture["seen"].items():
                 shares.setdefault(condition, []).append(seen["decoys found"] / decoys)
-                units.setdefault(condition, []).append(zlib.crc32(f"{kind} {i}".encode()))
+                units.setdefault(condition, []).append(zlib.crc32(picture["unit"].encode()))
     false = {}
     for condition, values in shares.items():
         mean, both, _ = interval(np.array(values)[:, None], np.array(units[condition]))
         false[condition] = {"rate": tidy(mean[0]), "ci95": tidy(both[:, 0]), "tests": len(values) * decoys}
-    return {"cells": cells, "false": false}
+    few = {name: pictures[: fewer[name.partition(" | ")[0]]] for name, pictures in records.items()}
+    frontier = {name: cell_of(pictures, fpr) for name, pictures in few.items() if pictures}
+    return {"cells": cells, "frontier": frontier, "false": false}
 
 
 def cell_of(pictures: list[Json], fpr: float) -> Json:
@@ -97,7 +99,7 @@ def draw(result: Json, examples: Sequence[tuple[Pixels, Pixels]], path: Path) ->
             place.set_title(title, fontsize=9)
             place.set_axis_off()
     left, right = below.subplots(1, 2, width_ratios=(1, 1.2))
-    draw_frontier(left, result["summary"]["cells"])
+    draw_frontier(left, result["summary"]["frontier"])
     draw_attacks(right, result["summary"]["cells"])
     figure.savefig(path)
 

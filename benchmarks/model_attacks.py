@@ -70,7 +70,7 @@ def adversarial(
 
     The range of 8 bits is 2 here, so that ε is 2 · levels / 255; a step is 2.5 ε / steps.
     """
-    encode = differentiable_encoder(model.name, model.dtype, str(model.device))
+    encode = differentiable_encoder(model.name, str(model.device))
     x = x.to(model.device)
     epsilon = 2 * levels / 255
     with torch.no_grad():
@@ -86,15 +86,15 @@ def adversarial(
 
 
 @lru_cache(maxsize=1)
-def differentiable_encoder(name: str, dtype: torch.dtype, device: str) -> Callable[[Tensor], Tensor]:
-    """E of a model by its name, with a graph: pictures (B, 3, H, W) → latents (B, C, h, w) float32."""
+def differentiable_encoder(name: str, device: str) -> Callable[[Tensor], Tensor]:
+    """E of a model by its name in float32, with a graph: pictures (B, 3, H, W) → latents (B, C, h, w)."""
     source = str(sapling_folder()) if name == "sapling" else name
-    vae = diffusers.AutoModel.from_pretrained(source, subfolder="vae", dtype=dtype).to(device)
+    vae = diffusers.AutoModel.from_pretrained(source, subfolder="vae", dtype=torch.float32).to(device)
     vae.eval().requires_grad_(False)
     own = convention(vae)
 
     def encode(x: Tensor) -> Tensor:
-        return (own.mode(x.to(vae.dtype)).float() - own.shift.to(device)) * own.scale.to(device)
+        return (own.mode(x) - own.shift.to(device)) * own.scale.to(device)
 
     return encode
 

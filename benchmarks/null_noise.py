@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.kept import keep, kept, kept_file, weights
+from benchmarks.kept import keep, kept, kept_file, made_of
 from benchmarks.null_images import BATCH, FAMILIES, GUIDANCE, OWN, SEED, photographs, pictures, secret_key
 from inversion import LatentDiffusionModel
 from inversion.fingerprint import fingerprint
@@ -79,7 +79,7 @@ def noise_of(verifier: Verifier, images: Sequence[Image.Image]) -> NDArray[np.fl
 
 def recovered(model: LatentDiffusionModel, how: Recovery, folder: Path) -> dict[str, NDArray[np.float32]]:
     """Noise (B, C, h, w) of every family, and of marked pictures in other ways, as far as the folder lacks it."""
-    path = kept_file(folder, "calibration", how.settings | {"weights": weights(model.name)})
+    path = kept_file(folder, "calibration", how.settings | made_of(model.name))
     noise = kept(path)
     ways: dict[str, tuple[Verifier, Callable[[Image.Image], Image.Image]]] = {
         "encoder alone": (verifier_of(model, how, "encoder"), lambda image: image),

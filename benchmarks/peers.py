@@ -34,7 +34,7 @@ from benchmarks.record import RESULTS, rate, write
 from benchmarks.robustness import FULL, QUICK, scores_of
 from benchmarks.robustness_noise import ENCODER, FORGERY, OURS, REMOVAL, Cell, recovered
 from benchmarks.robustness_pictures import KINDS, load
-from benchmarks.scores import EXACT, LEVELS, RAW, Outcome, difference, measure, outcome, paired, thresholds
+from benchmarks.scores import EXACT, LEVELS, RAW, Outcome, Scores, difference, measure, outcome, paired, thresholds
 
 Json = dict[str, Any]
 Found = dict[tuple[str, str, str], Outcome]
@@ -82,8 +82,15 @@ def own_rules(found: Found, conditions: tuple[str, ...], side: int) -> Json:
                     cells[condition] = {
                         "found": rate(int((s.own <= limit).sum()), len(s.own)),
                         "false": {"rate": tidy(mean[0]), "ci95": tidy(both[:, 0])},
+                        "other keys": other_keys(s, limit),
                     }
     return out
+
+
+def other_keys(s: Scores, limit: float) -> Json:
+    """How many pairs of a picture with a key of the same code and another key pass a threshold."""
+    mean, both, _ = interval((s.other_keys <= limit).mean(1)[:, None], np.arange(len(s.other_keys)))
+    return {"rate": tidy(mean[0]), "ci95": tidy(both[:, 0])}
 
 
 def power(found: Found, conditions: tuple[str, ...]) -> Json:

@@ -54,8 +54,8 @@ def readme_table(result: Json) -> str:
     lines += [
         "",
         f"| at its own threshold | found, clean → average over attacks | false positives, clean "
-        f"| worst of {len(result['cells'])} conditions |",
-        "|---|---|---|---|",
+        f"| worst of {len(result['cells'])} conditions | other keys of the same code, clean |",
+        "|---|---|---|---|---|",
     ]
     for name, by_condition in result["rules"].items():
         clean = by_condition["clean"]
@@ -63,6 +63,7 @@ def readme_table(result: Json) -> str:
         worst = max(by_condition, key=lambda c: by_condition[c]["false"]["rate"])
         lines.append(
             f"| {name.replace(' | ', ', ')} | {clean['found']['rate']:.2f} → {np.mean(attacks):.2f} "
-            f"| {small(clean['false'])} | {small(by_condition[worst]['false'])}, {worst} |"
+            f"| {small(clean['false'])} | {small(by_condition[worst]['false'])}, {worst} "
+            f"| {small(clean['other keys'])} |"
         )
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from benchmarks.kept import keep, kept, kept_file, weights
+from benchmarks.kept import keep, kept, kept_file, prompts_digest, weights
 from benchmarks.latents import round_to_8_bits
 from inversion import LatentDiffusionModel, sample
 from inversion.model import data_folder, sapling_folder
@@ -215,6 +215,7 @@ def settings_of(run: Run) -> dict[str, Any]:
     marks = {name: [asdict(pattern), strength] for name, (pattern, strength) in MARKS.items()}
     return (
         {"seed": SEED, "guidance": GUIDANCE, "filters": FILTERS, "marks": marks, "others": list(THEIRS)}
+        | {"prompts": prompts_digest("hundred")}
         | asdict(run)
         | {"times": list(run.times)}
     )

@@ -6,8 +6,9 @@
 Pictures of the same prompts and seeds carry a key of ours (``dense``), or a key of tree-ring code (rings of complex
 values in one channel, Wen et al. 2023, https://arxiv.org/abs/2305.20030); others, of the same prompts and other
 seeds, carry none. Every attack does the same to each of them, with the same chance. *Negatives* for a test are the
-pictures without a mark, those with the other mark, and those with other keys of the same code, attacked as well.
-Noise is recovered without prompt or key. It is kept, as are the pictures: the analysis can be done anew.
+pictures without a mark and those with the other mark, attacked as well. How many pairs of a picture with a key of
+the same code and another key pass is beside it: where it is more, the test takes keys for each other. Noise is
+recovered without prompt or key. It is kept, as are the pictures: the analysis can be done anew.
 
 Rates of false positives are averaged over the secret choice of the key, in two ways. Our p is exact: at the level
 1e-3 it is wrong for one key in a thousand, whatever the picture. Beside it stands the threshold that one in a
@@ -17,7 +18,7 @@ distance; a verifier who does not know the attack could not set it.
 Attacks by averaging need many pictures of one key, so they have their own, all of one key. The attacker has half of
 them and as many unmarked ones, and attacks the other half; with *pairs* the unmarked ones are what the same prompts
 and seeds give without the key, which nobody has who does not hold the noise. (Of pictures that were marked after
-they existed, originals may be public.) Negatives are pictures without the mark from which it is taken as well.
+they existed, originals may be public.) Negatives are unmarked pictures from which the mark is taken as well.
 Forgeries are unmarked pictures to which what was found is added: that they are found is no success.
 """
 
@@ -104,7 +105,7 @@ def cells_of(run: Run) -> list[Cell]:
 
 
 def scores_of(noise: Noise, test: str, condition: str, recovery: str, keys: int) -> Scores:
-    """Scores of a test under a condition; pictures with other marks and with other keys are among the negatives."""
+    """Scores of a test under a condition; pictures with the other mark are negatives, where keys differ."""
     mark = test.split(",", maxsplit=1)[0]
     if condition in REMOVAL:
         mark = ONE_KEY[MARKS.index(mark)]
@@ -112,7 +113,7 @@ def scores_of(noise: Noise, test: str, condition: str, recovery: str, keys: int)
     else:
         others = ["unmarked", *(other for other in MARKS if other != mark)]
     marked = noise[mark, condition, recovery]
-    negatives = [*(noise[kind, condition, recovery] for kind in others), marked]
+    negatives = [noise[kind, condition, recovery] for kind in others]
     own = [own_number(mark, i) for i in range(len(marked))]
     return scores(test, marked, own, negatives, range(NOBODY, NOBODY + keys))
 
@@ -126,7 +127,7 @@ def average(found: list[Outcome], nominal: bool) -> Json:
     if nominal:
         for level in LEVELS:
             hits = [f.scores.own <= level for f in found]
-            each[f"at p {level:g}"] = hits, [h @ resampled(len(h), 0).T / len(h) for h in hits]
+            each[f"at p {level:g}"] = hits, [h @ resampled(len(h)).T / len(h) for h in hits]
     each["area"] = [np.array(f.area) for f in found], [f.areas for f in found]
     return {
         name: {"mean": tidy(np.mean(values)), "ci95": tidy(np.quantile(np.mean(again, axis=0), (0.025, 0.975)))}

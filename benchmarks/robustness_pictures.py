@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from benchmarks.kept import keep, kept, kept_file, weights
+from benchmarks.kept import keep, kept, kept_file, made_of
 from inversion import LatentDiffusionModel, sample
 from inversion.decoder import STEPS
 from inversion.model import data_folder
@@ -67,7 +67,7 @@ class Run:
         """What the recovered noise depends on."""
         return {
             "model": model.name,
-            "weights": weights(model.name),
+            **made_of(model.name),
             "dtype of the diffusion network": str(model.dtype).removeprefix("torch."),
             "pictures": self.pictures,
             "seed": SEED,

@@ -96,8 +96,8 @@ def readme_table(result: Json) -> str:
         published = f"{PUBLISHED[condition]:.2f}" if condition in PUBLISHED else ""
         lines.append(f"| {condition} | {' | '.join(found)} | {change} | {areas} | {published} |")
     worst_of = f"worst of {len(result['cells'])} conditions"
-    lines += ["", f"| at p ≤ | found, clean → average over attacks | false positives, clean | {worst_of} |"]
-    lines.append("|---|---|---|---|")
+    head = f"| at p ≤ | found, clean → average over attacks | false positives, clean | {worst_of} | other keys |"
+    lines += ["", head, "|---|---|---|---|---|"]
     for test in [t for t in tests_of(result) if "dense" in t]:
         for level in ("0.01", "0.001", "1e-06"):
             cells = {c: cell["decoder inversion"][test]["at p"][level] for c, cell in result["cells"].items()}
@@ -105,7 +105,8 @@ def readme_table(result: Json) -> str:
             worst = max(cells, key=lambda c: cells[c]["false"]["rate"])
             lines.append(
                 f"| {test}, {level} | {cells['clean']['rate']:.2f} → {mean:.2f} "
-                f"| {small(cells['clean']['false'])} | {small(cells[worst]['false'])}, {worst} |"
+                f"| {small(cells['clean']['false'])} | {small(cells[worst]['false'])}, {worst} "
+                f"| {cells['clean']['other keys']:.1e} |"
             )
     lines += averages(result)
     if result["forgeries"]:

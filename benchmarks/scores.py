@@ -49,16 +49,18 @@ class Scores:
     Attributes:
         own: (n,) marked pictures with their own keys.
         null: (m, K) others with keys that nobody has.
-        units: (m,) numbers 0 … of what is independent among the others: prompts and seeds.
+        units: (m,) numbers 0 … of what is independent among the others: prompts, which marked pictures share.
+        other_keys: (n, K) the marked pictures with keys of the same code that nobody has.
     """
 
     own: Array
     null: Array
     units: Rows
+    other_keys: Array
 
     def resampled(self) -> Array:
         """(R, m) how often each of the others is drawn."""
-        return resampled(int(self.units.max()) + 1, 1)[:, self.units]
+        return resampled(int(self.units.max()) + 1)[:, self.units]
 
 
 def misfits(test: str, noise: NDArray[np.floating], numbers: Sequence[int]) -> Array:
@@ -99,6 +101,7 @@ def scores(
         misfits(test, marked, numbers)[np.arange(len(marked)), place],
         misfits(test, np.concatenate(others), nobody),
         np.concatenate([np.arange(len(kind)) for kind in others]),
+        misfits(test, marked, nobody),
     )
 
 
@@ -123,9 +126,9 @@ def their_keys(numbers: tuple[int, ...], shape: tuple[int, ...]) -> list[ArrayKe
 
 
 @lru_cache(maxsize=8)
-def resampled(units: int, stream: int) -> Array:
-    """(resamplings, units) how often each picture is drawn; streams are independent."""
-    rng = np.random.default_rng([stream, units])
+def resampled(units: int) -> Array:
+    """(resamplings, units) how often each picture is drawn."""
+    rng = np.random.default_rng(units)
     return rng.multinomial(units, np.full(units, 1 / units), RESAMPLINGS).astype(np.float64)
 
 
@@ -154,13 +157,15 @@ class Outcome:
 
     Attributes:
         scores: the scores.
-        hits: (L, n) which marked pictures are found at empirical thresholds.
+        limits: (L,) empirical thresholds.
+        hits: (L, n) which marked pictures are found there.
         shares: (L, R) how many of them in every resampling of pictures of both kinds, so that thresholds vary, too.
         area: under the ROC curve.
         areas: (R,) that of every resampling.
     """
 
     scores: Scores
+    limits: Array
     hits: NDArray[np.bool_]
     shares: Array
     area: float
@@ -172,8 +177,8 @@ def outcome(s: Scores) -> Outcome:
     n, m = len(s.own), len(s.null)
     limits = thresholds(s.null, LEVELS, np.ones((1, m)))
     again = thresholds(s.null, LEVELS, s.resampled())
-    shares = np.stack([((s.own <= limit[:, None]) * resampled(n, 0)).sum(1) / n for limit in again])
-    return Outcome(s, s.own <= limits, shares, *area(s))
+    shares = np.stack([((s.own <= limit[:, None]) * resampled(n)).sum(1) / n for limit in again])
+    return Outcome(s, limits[:, 0], s.own <= limits, shares, *area(s))
 
 
 def area(s: Scores) -> tuple[float, Array]:
@@ -185,7 +190,7 @@ def area(s: Scores) -> tuple[float, Array]:
         np.stack([np.searchsorted(row, s.own, side=side) for row in ordered]) for side in ("left", "right")
     )
     beaten = 1 - (below + up_to) / 2 / s.null.shape[1]  # (m, n)
-    drawn_null, drawn_own = s.resampled(), resampled(len(s.own), 0)
+    drawn_null, drawn_own = s.resampled(), resampled(len(s.own))
     won = np.einsum("rm,mn,rn->r", drawn_null, beaten, drawn_own, optimize=True)
     return value, won / (drawn_null.sum(1) * len(s.own))
 
@@ -206,6 +211,7 @@ def measure(found: Outcome, nominal: bool) -> dict[str, Any]:
     - ``at rate``: the share found at the threshold that so many of the other pictures pass, over all keys. The
       interval is the wider, at either end, of Clopper–Pearson's and of a bootstrap of both kinds of pictures. None
       where there are too few pairs.
+    - ``other keys``: at either, the share of pairs of a picture with a key of the same code and another key.
     - ``area``: under the ROC curve, bootstrap; says nothing of its error where it is 1.
     """
     s = found.scores
@@ -216,14 +222,16 @@ def measure(found: Outcome, nominal: bool) -> dict[str, Any]:
         low, high = np.quantile(found.shares[i], (0.025, 0.975))
         wide = [min(low, exact["ci95"][0]), max(high, exact["ci95"][1])]
         enough = s.null.size * level >= 1
-        out["at rate"][f"{level:g}"] = exact | {"ci95": tidy(wide)} if enough else None
+        others = {"other keys": tidy((s.other_keys <= found.limits[i]).mean())}
+        out["at rate"][f"{level:g}"] = exact | {"ci95": tidy(wide)} | others if enough else None
     out["area"] = {"value": tidy(found.area), "ci95": tidy(np.quantile(found.areas, (0.025, 0.975)))}
     if nominal:
         out["at p"] = {}
         for level in (*LEVELS, VERDICT):
             mean, both, _ = interval((s.null <= level).mean(1)[:, None], s.units)
             false = {"rate": tidy(mean[0]), "ci95": tidy(both[:, 0])}
-            out["at p"][f"{level:g}"] = rate(int((s.own <= level).sum()), len(s.own)) | {"false": false}
+            others = {"other keys": tidy((s.other_keys <= level).mean())}
+            out["at p"][f"{level:g}"] = rate(int((s.own <= level).sum()), len(s.own)) | {"false": false} | others
         out["median p"] = tidy(np.median(s.own))
     return out
 

@@ -251,7 +251,7 @@ def test_a_moved_latent_moves_the_picture(sapling, x):
 
 
 def test_the_adversary_moves_the_latent_within_its_bound(sapling, x):
-    encode = model_attacks.differentiable_encoder("sapling", torch.float32, "cpu")
+    encode = model_attacks.differentiable_encoder("sapling", "cpu")
     torch.testing.assert_close(encode(x), sapling.autoencoder.encode(x), rtol=1e-3, atol=1e-3)
     y = adversarial(sapling, x, [1, 2], levels=4, steps=4)
     epsilon = 8 / 255

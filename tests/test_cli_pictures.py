@@ -117,11 +117,30 @@ def test_what_was_marked_before_an_early_end_is_reported_and_left_out_later(work
 
 
 def test_a_picture_that_could_not_be_verified_is_not_written(workplace, capsys, monkeypatch):
-    monkeypatch.setattr("watermark.reading.images.MAX_BYTES", 20_000)
     Image.open("photo.png").save("small.jpg", quality=60)
-    assert run(f"treering mark small.jpg --key alice {QUICK}") == 2
-    assert "could not be verified" in capsys.readouterr().err
-    assert not list(Path("marked").iterdir())
+    soft = Image.open("photo.png").resize((32, 32)).resize((128, 128), Image.Resampling.BICUBIC)
+    soft.save("soft.png")
+    soft.resize((64, 64)).save("tiny.png")
+    monkeypatch.setattr("watermark.reading.images.MAX_BYTES", 20_000)
+    assert run(f"treering mark small.jpg tiny.png --key alice {QUICK} --batch-size 1 --json") == 1
+    large, small = lines(capsys)
+    assert (large["status"], large["path"]) == ("inconclusive", None)
+    assert "could not be verified" in large["reason"]
+    assert small["path"] == "marked/tiny.png"
+    assert [file.name for file in Path("marked").iterdir()] == ["tiny.png"]
+
+
+def test_no_file_is_written_over_one_that_came_meanwhile(tmp_path, monkeypatch):
+    from watermark.commands.pictures import write_png
+
+    image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    write_png(image, tmp_path / "one.png")
+    with pytest.raises(FileExistsError, match="exists by now"):
+        write_png(image, tmp_path / "one.png")
+    monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError(95, "Operation not supported")))
+    write_png(image, tmp_path / f"{'x' * 246}.png")
+    assert len(list(tmp_path.iterdir())) == 2
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "one.png")), np.asarray(image))
 
 
 def test_a_folder_that_cannot_be_written_to_is_noticed_at_once(workplace, capsys, monkeypatch):
@@ -178,7 +197,7 @@ def test_an_edit_keeps_what_is_outside_the_mask(workplace, capsys):
 def test_what_cannot_be_edited_is_said_before_anything_is_loaded(workplace, capsys, monkeypatch):
     monkeypatch.setattr("watermark.commands.edit.load_model", lambda **_: 1 / 0)
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save("small.png")
-    Image.fromarray(np.full((128, 128, 3), 100, np.uint8)).save("dark.png")
+    Image.fromarray(np.full((128, 128, 3), (255, 0, 0), np.uint8)).save("dark.png")
     Image.fromarray(np.full((128, 128, 4), (255, 255, 255, 0), np.uint8)).save("clear.png")
     for words, message in (
         ("missing.png --prompt x", "not_found: no such file"),
@@ -215,3 +234,13 @@ def test_an_edit_that_changes_nothing_is_said(workplace, capsys):
     assert not Path("photo-edited.png").exists()
     assert run("treering edit photo.png --prompt x --decoder encoder --steps 1 --guidance nan") == 2
     assert "guidance must be finite" in capsys.readouterr().err
+
+
+def test_a_mask_that_the_model_does_not_see_is_said(workplace, capsys):
+    photo = np.asarray(Image.open("photo.png"))
+    Image.fromarray(np.concatenate([photo, photo], 1)).save("wide.png")
+    area = np.zeros((128, 256, 3), np.uint8)
+    area[:, :60] = 255
+    Image.fromarray(area).save("mask.png")
+    assert run("treering edit wide.png --prompt x --mask mask.png --decoder encoder --steps 2") == 2
+    assert "the mask is black wherever the model looks" in capsys.readouterr().err

@@ -148,11 +148,13 @@ def test_marking_runs_resumes_and_reports(model, tmp_path, monkeypatch):
 def test_summaries_count_what_is_found_and_what_is_visible():
     def one(p, psnr):
         seen = {"clean": {"p": p, "rho": 0.4, "decoys found": 1}}
-        return {"psnr": psnr, "ssim": 0.9, "rounds": 2, "holds": p < 1e-3, "seen": seen}
+        return {"psnr": psnr, "ssim": 0.9, "rounds": 2, "holds": p < 1e-3, "unit": str(p), "seen": seen}
 
     pictures = [one(1e-4, 31.0), one(1e-2, 35.0), one(1e-5, 29.0), one(1e-9, None)]
     name = "generated | gradient, ρ = 0.4"
-    found = marking_report.summary({name: pictures}, 1e-3, 200)
+    found = marking_report.summary({name: pictures}, 1e-3, 200, {"generated": 2})
+    assert found["frontier"][name]["psnr median"] == 33
+    assert found["frontier"][name]["conditions"]["clean"]["found"]["trials"] == 2
     cell = found["cells"][name]
     assert cell["conditions"]["clean"]["found"]["hits"] == 3
     assert cell["bar"]["hits"] == 2

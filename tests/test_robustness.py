@@ -37,7 +37,8 @@ def white():
 def normal(shift, n=200, m=100, keys=50, seed=0):
     """Scores of marked pictures that are lower than the others' by a shift, in standard deviations."""
     rng = np.random.default_rng(seed)
-    return scoring.Scores(rng.standard_normal(n) - shift, rng.standard_normal((m, keys)), np.arange(m))
+    others = rng.standard_normal((n, keys))
+    return scoring.Scores(rng.standard_normal(n) - shift, rng.standard_normal((m, keys)), np.arange(m), others)
 
 
 def test_pictures_carry_their_keys_and_share_the_rest_of_their_noise(sapling):
@@ -125,7 +126,8 @@ def test_intervals_of_areas_cover_the_truth_although_pairs_depend():
     for seed in range(60):
         rng = np.random.default_rng([5, seed])
         pictures_own = rng.standard_normal((40, 1))  # what all keys see of a picture
-        s = scoring.Scores(rng.standard_normal(40) - 1, pictures_own + rng.standard_normal((40, 30)), np.arange(40))
+        null = pictures_own + rng.standard_normal((40, 30))
+        s = scoring.Scores(rng.standard_normal(40) - 1, null, np.arange(40), null)
         low, high = scoring.measure(scoring.outcome(s), nominal=False)["area"]["ci95"]
         covered += low <= truth <= high
     assert covered >= 50
@@ -135,6 +137,8 @@ def test_what_no_picture_shows_is_not_certain():
     cell = scoring.measure(scoring.outcome(normal(20, n=50)), nominal=True)
     assert cell["at rate"]["0.001"]["rate"] == 1
     assert cell["at rate"]["0.001"]["ci95"][0] < 0.95
+    assert cell["at rate"]["0.01"]["other keys"] == pytest.approx(0.01, abs=0.006)
+    assert cell["negatives"] == {"pictures": 100, "independent": 100, "keys": 50}
     assert cell["at rate"]["0.01"]["trials"] == 50
     assert scoring.measure(scoring.outcome(normal(1, m=4, keys=10)), nominal=False)["at rate"]["0.001"] is None
 
@@ -251,8 +255,8 @@ def test_unmarked_pictures_meet_the_removal_that_marked_ones_do():
     s = robustness.scores_of(noise, "tree-ring, angle", robustness_noise.REMOVAL[0], "encoder", 5)
     own = noise["unmarked, as tree-ring, one key", robustness_noise.REMOVAL[0], "encoder"]
     theirs = scoring.misfits("tree-ring, angle", own, range(pictures.NOBODY, pictures.NOBODY + 5))
-    np.testing.assert_allclose(s.null[:3], theirs)
-    assert s.null.shape == (6, 5)
+    np.testing.assert_allclose(s.null, theirs)
+    assert s.other_keys.shape == (3, 5)
 
 
 def test_runs_with_other_settings_keep_apart(tmp_path):
@@ -265,4 +269,5 @@ def test_runs_with_other_settings_keep_apart(tmp_path):
     assert kept(tmp_path / "none.npz") == {}
     assert len(list(tmp_path.iterdir())) == 2
     assert described(robustness_noise.ATTACKS["JPEG 25"]) == "compress(quality=25)"
-    assert described(robustness_noise.ATTACKS["mirrored"]) == "mirror"
+    assert described(robustness_noise.ATTACKS["mirrored"]) == "mirror()"
+    assert described(MODEL_ATTACKS["regeneration 0.1"]) == "regenerate(rounds=1, steps=50, strength=0.1)"

@@ -280,7 +280,7 @@ def test_a_calibration_whitens_and_counts(sapling, alice, marked, unmarked, fold
         Verifier(sapling, {"alice": alice}, decoder="encoder", calibration=made)
 
 
-def test_a_calibration_that_was_stopped_goes_on(sapling, alice, folder, monkeypatch):
+def test_a_calibration_that_was_stopped_goes_on(sapling, alice, folder, tmp_path, monkeypatch):
     from watermark import nulls
 
     monkeypatch.setattr(nulls, "BETWEEN_SAVES", 2)
@@ -308,6 +308,10 @@ def test_a_calibration_that_was_stopped_goes_on(sapling, alice, folder, monkeypa
     np.testing.assert_array_equal(whole.noise[:3], at_once.noise)
     more = nulls.generated_nulls(sapling, ["a rose"], 4, **prompts, known=whole.sources)
     assert [null.source for null in more] == ["seed 11", "seed 12"]
+    with pytest.raises(ValueError, match="does not say which images"):
+        nulls.calibrate(plain, left, start=replace(part, sources=()))
+    unreadable = tmp_path / "secret.png"
+    assert [null.source for null in nulls.given_nulls([unreadable, *files[:1]])] == ["", part.sources[0]]
     other = Verifier(sapling, {"alice": alice}, decoder="encoder", steps=3)
     with pytest.raises(ValueError, match="steps 2, not 3"):
         nulls.calibrate(other, left, start=part)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import secrets
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -153,10 +155,11 @@ class Calibration:
         about = {"settings": asdict(self.settings), "families": self.families, "digest": digest(self)}
         about |= {"sources": self.sources} if self.sources else {}
         metadata = {"format": "treering-calibration", "version": str(VERSION), "about": json.dumps(about)}
-        temporary = Path(file).with_name(f".{Path(file).name}.part")
+        whole = Path(file).resolve()
+        temporary = whole.with_name(f".treering-{os.getpid()}-{secrets.token_hex(4)}.part")
         try:
             save_file(tensors, temporary, metadata)
-            temporary.replace(file)
+            temporary.replace(whole)
         except SafetensorError as error:
             raise OSError(f"cannot write {file}: {error}") from None
         finally:

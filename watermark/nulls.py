@@ -12,7 +12,7 @@ from PIL import Image
 
 from inversion import LatentDiffusionModel
 from inversion.fingerprint import fingerprint
-from watermark.calibration import Calibration
+from watermark.calibration import Calibration, CalibrationError
 from watermark.generate import generate
 from watermark.keys import Pattern, RingKey
 from watermark.verify import Verifier
@@ -79,15 +79,16 @@ def given_nulls(files: Iterable[Path], known: Collection[str] = ()) -> list[Null
     Args:
         files: paths of images.
         known: sources of files that are left out.
-
-    Raises:
-        OSError: if one cannot be read.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, Null] = {}
     for file in files:
-        with file.open("rb") as content:
-            found.setdefault(hashlib.file_digest(content, "sha256").hexdigest(), file)
-    return [Null(GIVEN, file, source) for source, file in found.items() if source not in known]
+        try:
+            with file.open("rb") as content:
+                source = hashlib.file_digest(content, "sha256").hexdigest()
+        except OSError:  # the verifier will say so, too
+            source = ""
+        found.setdefault(source or str(file), Null(GIVEN, file, source))
+    return [null for null in found.values() if null.source not in known]
 
 
 def calibrate(
@@ -110,7 +111,8 @@ def calibrate(
         save: called now and then with what there is already.
 
     Raises:
-        CalibrationError: if fewer than two images could be tested, or ``start`` was made for something else.
+        CalibrationError: if fewer than two images could be tested, or ``start`` was made for something else, or
+            does not say what it was made of.
     """
     model, settings = fingerprint(verifier.model), verifier.settings
     families: list[str] = []
@@ -119,7 +121,9 @@ def calibrate(
     if start is not None:
         start.check(settings, model)
         families += start.families
-        sources += start.sources or [""] * len(start.families)
+        if "" in (start.sources or [""]):
+            raise CalibrationError("the calibration does not say which images it was made of, so none can be added")
+        sources += start.sources
         noise.append(start.noise)
     read: list[Null] = []
 

@@ -17,7 +17,13 @@ STRIP = 2**18
 
 
 def psnr(a: Pixels, b: Pixels) -> float:
-    """10 lg (255² / mean square difference) of two pictures (H, W, 3) uint8, in dB; inf if they are the same."""
+    """10 lg (255² / mean square difference) of two pictures (H, W, 3) uint8, in dB; inf if they are the same.
+
+    Raises:
+        ValueError: if the pictures differ in shape.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"pictures must be of one shape, got {a.shape} and {b.shape}")
     error = sum(int(np.square(x.astype(np.int64) - y).sum()) for x, y in strips(a, b, 0))
     return float("inf") if error == 0 else 10 * float(np.log10(255**2 * a.size / error))
 

@@ -114,11 +114,14 @@ def edit(
         for note in (*picture.warnings, *notes):
             click.echo(f"treering: note: {note}", err=True)
         x = as_tensor([pixels])
+        allowed = None if mask is None else area_of(mask, loaded.image_size)
+        if allowed is not None and not allowed.any():
+            raise Trouble("the mask is black wherever the model looks: nothing may change")
         edited = edit_pictures(
             loaded,
             x,
             prompt,
-            mask=None if mask is None else area_of(mask, loaded.image_size),
+            mask=allowed,
             source=source,
             decoder=decoder,
             steps=steps,
@@ -154,7 +157,7 @@ def read(image: Path, mask_file: Path | None) -> tuple[Picture, Picture | None]:
             raise Trouble("the mask is transparent in places: paint it white and black")
         if mask.pixels.shape != picture.pixels.shape:
             raise Trouble(f"the mask is {size_of(mask)}, the image {size_of(picture)} pixels")
-        if mask.pixels.max() <= HALF:
+        if mask.pixels.mean(2).max() <= HALF:
             raise Trouble("the mask is black: nothing may change")
     return picture, mask
 

@@ -119,7 +119,8 @@ def mark(
     enlarged and added to the whole. Transparency is composited on white, and metadata are left out. Verify with
     the same --model. Such a mark says who marked a picture, not that a model made it. Do not publish the original,
     too: the difference is the mark, and whoever has both can put it into other pictures.
-    Exit codes: 0 every picture is marked, 1 some picture was refused, 2 trouble, 130 interrupted.
+    Exit codes: 0 every picture is marked, 1 some picture was refused, 2 trouble, 130 interrupted, 143
+    terminated.
 
     \b
     treering mark photo.png --key alice
@@ -214,25 +215,32 @@ def reported(rows: list[Row], form: str | None) -> Iterator[None]:
         for row in rows if form is None else []:
             for note in row.warnings:
                 click.echo(f"treering: note: {row.image}: {note}", err=True)
-        write_records(rows if form is not None else [shown(row) for row in rows], FIELDS, form)
+        if rows:
+            write_records(rows if form is not None else [shown(row) for row in rows], FIELDS, form)
 
 
 def written(one: Marked, name: Path, file: Path, notes: tuple[str, ...]) -> Row:
     """Write a picture whose mark holds, and say what became of it."""
     from PIL import Image
 
-    verdict = one.verdict
+    from watermark.verdict import INCONCLUSIVE
+
+    verdict, reason = one.verdict, "" if one.holds else why_refused(one.verdict)
+    status = verdict.status
     if one.holds:
-        write_png(Image.fromarray(one.pixels), file)
+        try:
+            write_png(Image.fromarray(one.pixels), file)
+        except Trouble as trouble:  # that is this picture's alone
+            status, reason = INCONCLUSIVE, f"refused: {trouble.message}"
     return Row(
         image=str(name),
-        path=str(file) if one.holds else None,
-        status=verdict.status,
+        path=None if reason else str(file),
+        status=status,
         p_value=verdict.p_value,
         rho=verdict.rho,
         psnr=None if math.isinf(one.psnr) else one.psnr,
         ssim=one.ssim,
-        reason="" if one.holds else why_refused(verdict),
+        reason=reason,
         warnings=notes,
     )
 

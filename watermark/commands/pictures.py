@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +25,7 @@ def write_png(image: Image.Image, file: Path) -> None:
 
     from watermark.reading.images import ImageError, read_picture
 
-    part = file.with_name(f".{file.name}.part")
+    part = file.with_name(f".treering-{os.getpid()}-{secrets.token_hex(4)}.png")
     try:
         with part.open("xb") as out:
             image.save(out, "PNG")
@@ -33,9 +35,12 @@ def write_png(image: Image.Image, file: Path) -> None:
             raise Trouble(f"{file} is not written, as it could not be verified: {error}") from error
         if not same:
             raise Trouble(f"{file} is not written: it does not read back as it should")
-        if file.exists():
-            raise FileExistsError(f"{file} exists by now")
-        part.replace(file)
+        try:
+            os.link(part, file)  # unlike a renamed file, it is never put over another
+        except FileExistsError:
+            raise FileExistsError(f"{file} exists by now") from None
+        except OSError:  # a file system without links
+            part.rename(file)
     finally:
         part.unlink(missing_ok=True)
 
