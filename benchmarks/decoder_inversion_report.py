@@ -74,7 +74,10 @@ def draw(result: dict[str, Any], path: Path) -> None:
     }
     for key, run in result["runs"].items():
         dtype, name, steps = key.split(" | ")
-        if name not in colours or (name.startswith(("adam", "gradient")) and steps != "100"):
+        own = [other for other in result["runs"] if other.startswith(f"{dtype} | {name} |")]
+        longest = max(int(other.rpartition(" | ")[2]) for other in own)
+        scheduled = name.startswith(("adam", "gradient"))  # whose rates depend on the number of iterations
+        if name not in colours or int(steps) != (100 if scheduled else longest):
             continue
         part = "gradient" if name.startswith("gradient") else ("anderson" if name == "anderson" else "evaluation")
         curve = run["nmse within the radius" if name == "anderson" else "nmse"]
@@ -134,4 +137,23 @@ def readme_table(result: dict[str, Any]) -> str:
         spent = (at + 2 * (part == "anderson")) * cost[f"fp32 {part}"] if at else 0
         used = "" if not peak else f"{memory['fp32'][peak]['of one decode']:.2f} × a decode"
         lines.append(f"| {title} | {at} | {cells[0]} | {cells[1]} | {spent:.0f} | {used} |")
+    return "\n".join(lines)
+
+
+def runs_table(result: dict[str, Any]) -> str:
+    """Every run's last iterate, and the best one that its path passes, in Markdown."""
+    runs = result["runs"]
+    names = list(dict.fromkeys(key.split(" | ")[1] for key in runs))
+    counts = sorted({int(key.split(" | ")[2]) for key in runs})
+    lines = [
+        "| last iterate (best on the way) | " + " | ".join(f"{n} iterations" for n in counts) + " |",
+        "|---|" + "---|" * len(counts),
+    ]
+    for name in names:
+        for dtype in ("fp32", "bf16"):
+            found = [runs.get(f"{dtype} | {name} | {n}") for n in counts]
+            if any(found):
+                curves = [run and run["nmse within the radius" if name == "anderson" else "nmse"] for run in found]
+                cells = [f"{c[-1]:.1f} ({min(c):.1f}) dB".replace("-", "−") if c else "" for c in curves]
+                lines.append(f"| {name}, {dtype} | {' | '.join(cells)} |")
     return "\n".join(lines)
