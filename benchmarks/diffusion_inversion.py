@@ -1,6 +1,6 @@
 """How well is the initial noise recovered, and what does it take? On Sapling, by method, steps and what is known.
 
-    python -m benchmarks.diffusion_inversion             72 pictures; two hours on two cores, resumes
+    python -m benchmarks.diffusion_inversion             72 pictures, six hours on a core; resumes
     python -m benchmarks.diffusion_inversion --quick     6 pictures and few steps, two minutes
 
 Marked pictures are made by 50 steps of DDIM at three guidance scales. Their noise is recovered from the true
