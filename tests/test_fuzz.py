@@ -3,6 +3,10 @@
 import base64
 import json
 import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from hypothesis import strategies as st
 from benchmarks import fuzz
 from benchmarks.fuzz import TARGETS, key_files, mutate, outcome, pictures
 
+ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = settings(
     max_examples=200,
     deadline=None,
@@ -115,3 +120,16 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
     whole = fuzz.run_chunk(0, 12)["counts"]
     assert runs[2]["counts"] == dict(sorted(whole.items()))
     assert "| any | neither" in fuzz.readme_table(runs[2])
+
+
+@pytest.mark.skipif(find_spec("atheris") is None, reason="there is no atheris here")
+def test_fuzzing_by_coverage(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.fuzz_guided", "--runs", "2000", "-o", str(tmp_path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    result = json.loads((tmp_path / "fuzz_guided.json").read_text())
+    for target, found in result["found"].items():
+        assert set(found["counts"]) <= set(TARGETS[target])
+        assert sum(found["counts"].values()) == 2000
+        assert found["counts"]["read"] > 0
+        assert found["corpus"] > len(pictures() if target == "picture" else key_files())
