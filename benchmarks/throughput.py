@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 from rich.console import Console
 from rich.progress import track
 
 from benchmarks.record import RESULTS, write
+from benchmarks.throughput_report import draw, growth, readme_table
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion
 from inversion.model import data_folder
 from watermark.batch import verify_files
@@ -200,36 +200,12 @@ def memory(verifier: Verifier, made_with: str, files: Sequence[str], run: Run, f
         for _ in track(verdicts, "all files", len(files), console=Console(stderr=True)):
             done += 1
         took = time.perf_counter() - start
-    early = min(100, len(files) // 4)
-    first = [size for images, size in samples if 0 < images <= 2 * early]
     return {
         "images": done,
         "seconds": took,
-        "MiB around the first": max(first, default=0) / 2**20,
-        "images around the first": 2 * early,
         "MiB at most": max(size for _, size in samples) / 2**20,
         "samples": [[images, round(size / 2**20, 1)] for images, size in samples[:: max(1, len(samples) // 500)]],
     }
-
-
-def draw(result: dict[str, Any], path: Path) -> None:
-    """Rates in turns, memory, and the cost of stages."""
-    figure = Figure(figsize=(13, 4), dpi=120, layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    for name, rates in result["in turns"]["images a second"].items():
-        left.plot(range(1, len(rates) + 1), rates, "o-", label=name)
-    left.set(xlabel="turn", ylabel="images a second", title="The command and its networks", ylim=(0, None))
-    left.legend()
-    images, sizes = zip(*result["memory"]["samples"], strict=True)
-    middle.plot(images, sizes)
-    middle.set(xlabel="images done", ylabel="MiB", title="Resident memory, workers included", ylim=(0, None))
-    names, costs = zip(*result["milliseconds an image"].items(), strict=True)
-    bars = right.barh(names, costs)
-    right.bar_label(bars, [f"{cost:.3g}" for cost in costs], padding=2)
-    right.invert_yaxis()
-    right.set(xlabel="ms an image", title="Each stage on its own", xscale="log")
-    right.set_xlim(right=10 * max(costs))
-    figure.savefig(path)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -257,9 +233,10 @@ def main(quick: bool, output: Path) -> None:
             "milliseconds an image": stages(verifier, files, run, folder),
             "memory": memory(verifier, made_with, files, run, folder),
         }
+    result["memory"]["growth"] = growth(result["memory"]["samples"])
     path = write("throughput", result, output)
     draw(result, path.with_suffix(".png"))
-    click.echo(f"the command runs at {result['in turns']['ratio']['median']:.1%} of its networks' rate")
+    click.echo(readme_table(result))
     click.echo(f"wrote {path} and {path.with_suffix('.png')}")
 
 
