@@ -1,6 +1,6 @@
 """Fuzzing led by coverage: files that reach new lines of the readers are kept and changed further, by atheris.
 
-    python -m benchmarks.fuzz_guided       a million runs on pictures and as many on key files; Linux, x86-64
+    python -m benchmarks.fuzz_guided       250,000 files of each kind; Linux, x86-64
 
 The files it starts from, what may come of them, and what counts as a failure are those of :mod:`benchmarks.fuzz`.
 The coverage is that of Python code: treering's readers and Pillow's plugins; decoders in C are not instrumented.
@@ -122,7 +122,7 @@ def readme_table(result: Found) -> str:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--runs", type=click.IntRange(1), default=1_000_000, show_default=True, help="Files of each kind.")
+@click.option("--runs", type=click.IntRange(1), default=250_000, show_default=True, help="Files of each kind.")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=RESULTS)
 def main(runs: int, output: Path) -> None:
     """Fuzz the image reader and the parser of key files by coverage; exits with 1 if anything fails."""
