@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from benchmarks.diffusion_inversion_report import METHODS, bars, draw, means, readme_table
+from benchmarks.diffusion_inversion_report import FEW, METHODS, bars, draw, means, readme_table
 from benchmarks.latents import GUIDANCE, Pictures, generated, nmse
 from benchmarks.record import RESULTS, resume, write
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion, sample
@@ -53,7 +53,7 @@ def run_cell(
     method, steps, prompt, _ = cell
     found, evaluations = torch.empty_like(pictures.noise), torch.zeros(len(z_0))
     chosen = torch.arange(len(z_0)) if rows is None else rows
-    for scale in GUIDANCE:
+    for scale in pictures.guidance[chosen].unique().tolist():
         for part in chosen[pictures.guidance[chosen] == scale].split(BATCH):
             known = prompt == "known"
             solution = invert_diffusion(
@@ -165,7 +165,7 @@ def main(quick: bool, output: Path) -> None:
             [invert_decoder(model.autoencoder, x, chunk_size=BATCH).value for x in chunks]
         ),
     }
-    few = 4 if quick else 20
+    few = FEW[quick]
     parts: list[tuple[str, Callable[[], Any]]] = [
         ("costs", lambda: costs(model, pictures.z[:8], 1 if quick else 7)),
         ("exact", lambda: exact(model, pictures, made_with)),

@@ -13,8 +13,16 @@ from scipy import stats
 from benchmarks.latents import GUIDANCE
 from benchmarks.record import rate
 
-METHODS = ("midpoint", "naive", "warm_start", "implicit", "naive_next")
+COLOURS = {
+    "midpoint": "#1a7f37",
+    "naive": "#57606a",
+    "warm_start": "#0969da",
+    "implicit": "#cf222e",
+    "naive_next": "#bf8700",
+}
+METHODS = tuple(COLOURS)
 LEVEL = 1e-6
+FEW = {True: 4, False: 20}  # steps of the parts after the cells; quick or not
 
 
 def column(cell: dict[str, Any], name: str, guidance: float | None = None) -> NDArray[np.float64]:
@@ -66,7 +74,6 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """Error against cost where everything is known, and the evidence against cost where nothing is."""
     figure = Figure(figsize=(12, 4.8), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2)
-    colours = dict(zip(METHODS, ("#1a7f37", "#57606a", "#0969da", "#cf222e", "#bf8700"), strict=True))
     steps = sorted({int(key.split(" | ")[1]) for key in result["cells"]})
 
     def line(axes: Any, method: str, prompt: str, source: str, name: str, style: str) -> None:  # noqa: ANN401
@@ -75,7 +82,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
             found = [means(result["cells"][k]) for k in keys]
             label = method if style == "-" else None
             at = [m["evaluations"] for m in found]
-            axes.plot(at, [m[name] for m in found], style, marker="o", ms=4, color=colours[method], label=label)
+            axes.plot(at, [m[name] for m in found], style, marker="o", ms=4, color=COLOURS[method], label=label)
 
     for method in METHODS:
         line(left, method, "known", "truth", "nmse", "-")
@@ -123,18 +130,43 @@ def readme_table(result: dict[str, Any]) -> str:
                 lines.append(f"| `{method}` | {steps} | {spent:.1f} | {cells} |")
     lines += [
         "",
-        "| latent from the picture, prompt unknown | steps | evaluations | found at p ≤ 1e-6 | median p | mean ρ |",
-        "|---|---|---|---|---|---|",
+        "| latent from the picture | steps | evaluations | found at p ≤ 1e-6 | median p | mean ρ "
+        "| with the prompt: found | median p | mean ρ |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for source in ("encoder", "decoder inversion"):
         for method in METHODS:
             for steps in (5, 10, 50):
-                cell = result["cells"].get(f"{method} | {steps} | unknown | {source}")
-                if cell is not None:
-                    m = means(cell)
-                    lines.append(
-                        f"| {source}, `{method}` | {steps} | {m['evaluations']:.0f} "
-                        f"| {m['found']['hits']} of {m['found']['trials']} | {10 ** m['log10 p, median']:.0e} "
-                        f"| {m['rho']:.2f} |"
-                    )
+                found = [result["cells"].get(f"{method} | {steps} | {p} | {source}") for p in ("unknown", "known")]
+                if found[0] is not None:
+                    spent = means(found[0])["evaluations"]
+                    row = " | ".join(evidence(cell) for cell in found)
+                    lines.append(f"| {source}, `{method}` | {steps} | {spent:.0f} | {row} |")
+    return "\n".join(lines)
+
+
+def evidence(cell: dict[str, Any] | None) -> str:
+    """How many pictures are found, the median p and the mean correlation: three cells of a table."""
+    if cell is None:
+        return "– | – | –"
+    m = means(cell)
+    return f"{m['found']['hits']} of {m['found']['trials']} | {10 ** m['log10 p, median']:.0e} | {m['rho']:.2f}"
+
+
+def exact_table(result: dict[str, Any]) -> str:
+    """Exact inversion by ours and by the published methods, of DDIM and of DPM-Solver++(2M)."""
+    lines = [
+        "| sampler, true latent, prompt and guidance known | evaluations a step "
+        + "".join(f"| guidance {g:g} " for g in GUIDANCE)
+        + "|",
+        "|---|---|" + "---|" * len(GUIDANCE),
+    ]
+    settings = result["settings"]
+    made_with, few = settings["steps of generation"], FEW[settings["quick"]]
+    for part, sampler, steps in (("exact", "DDIM", made_with), ("second order", "DPM-Solver++(2M)", few)):
+        for method, found in result.get(part, {}).items():
+            each = [found[f"{g:g}"] for g in GUIDANCE]
+            spent = sum(m["evaluations"] for m in each) / len(each) / steps
+            cells = " | ".join(f"{m['nmse']:.1f} dB".replace("-", "−") for m in each)
+            lines.append(f"| {sampler}, {steps} steps: `{method}` | {spent:.1f} | {cells} |")
     return "\n".join(lines)
