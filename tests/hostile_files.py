@@ -629,7 +629,7 @@ def special_files(folder):
         (folder / "loop", "unreadable"),
         (folder / "dangling", "not_found"),
         (folder / "to a folder", "not_a_file"),
-        (folder / "socket", "unreadable"),
+        (folder / "socket", "not_a_file"),
         (folder / "missing.png", "not_found"),
         (folder / ("long" * 100), "unreadable"),
         ("/dev/zero", "not_a_file"),

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 from inversion.fingerprint import fingerprint
 from tests.quick_verifier import CONFIGURATION, QuickVerifier, run
 from watermark import Pattern, RingKey, Verifier
-from watermark.batch import check_report, journal_of, rounded, verdict_of
+from watermark.batch import check_report, journal_of, rounded, verdict_of, verify_files
 from watermark.foreign import tree_ring_key
+from watermark.reports import parquet
 from watermark.reports.configuration import agree, configuration
 from watermark.reports.journal import aside_of
 from watermark.transforms import Transform
@@ -134,11 +136,25 @@ def test_nothing_is_overwritten_or_mistaken(files, tmp_path):
         (b"my only copy of a poem", "no report"),
         (b"[1, 2]\n", "no report"),
         (b'{"a": 1}\n', "no report"),
+        (b'{"name": "my-package", "version": "1.0"}', "no report"),
+        (b"[" * 200_000 + b"\n", "no report"),
+        (b'{"name": "' + b"a" * 2_000_000, "no report"),
+        (before.replace(b'"not_detected"', b'"bogus"', 1), "damaged in line"),
+        (before.replace(b'"reason": ""', b'"reason": null', 1), "damaged in line"),
+        (before.replace(b'"transforms_tried": 8', b'"transforms_tried": "8"', 1), "damaged in line"),
+        (before.replace(b'"rho": 0.5', b'"rho": NaN', 1), "damaged in line"),
+        (before.replace(b'"fpr": 0.5, ', b"", 1), "damaged in line"),
+        (before.replace(CONFIGURATION.encode(), b"z" * 40), "damaged in line 1"),
     ):
+        assert wrong != before
         report.write_bytes(wrong)
         with pytest.raises(ValueError, match=message):
             run(QuickVerifier(), files, report, resume=True)
         assert report.read_bytes() == wrong
+    report.unlink()
+    os.mkfifo(report)
+    with pytest.raises(ValueError, match="not a regular file"):
+        check_report(report, resume=True)
     with pytest.raises(ValueError, match=r"called something\.jsonl or something\.parquet, got 'r\.csv'"):
         check_report(Path("r.csv"), resume=False)
 
@@ -154,6 +170,55 @@ def test_a_report_is_not_written_twice_at_once(files, tmp_path):
 
     run(QuickVerifier(), meanwhile(), report)
     assert len(table(report)) == len(files)
+
+
+def test_a_report_stays_where_no_names_come(files, tmp_path):
+    for ending in ("jsonl", "parquet"):
+        if ending == "parquet":
+            pytest.importorskip("pyarrow")
+        report = tmp_path / f"r.{ending}"
+        run(QuickVerifier(), files, report)
+        before = report.read_bytes()
+        assert run(QuickVerifier(), [], report, resume=True) == []
+        assert report.read_bytes() == before
+        assert run(QuickVerifier(), [], tmp_path / f"none.{ending}") == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images", "r.jsonl", "r.parquet"]
+
+
+def test_a_parquet_report_is_not_written_twice_at_once(files, tmp_path, monkeypatch):
+    pq = pytest.importorskip("pyarrow.parquet")
+    report = tmp_path / "r.parquet"
+    refused = []
+    from_rows = parquet.from_rows
+
+    def watched(journal, file):
+        with pytest.raises(ValueError, match="being written by another program"):
+            run(QuickVerifier(), files, report, resume=True)
+        refused.append(file)
+        from_rows(journal, file)
+
+    monkeypatch.setattr(parquet, "from_rows", watched)
+    run(QuickVerifier(), files[:12], report)
+    run(QuickVerifier(), files, report, resume=True)
+    assert refused == [report, report]
+    assert [row["name"] for row in pq.read_table(report).to_pylist()] == files
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_a_finished_report_grows_as_one_run_would_have_made_it(files, tmp_path, batch_size):
+    pq = pytest.importorskip("pyarrow.parquet")
+    verifier = QuickVerifier(batch_size)
+    run(verifier, files, tmp_path / "whole.jsonl")
+    wanted = table(tmp_path / "whole.jsonl")
+    for end in range(1, len(files), 3):
+        for report in (tmp_path / f"{end}.jsonl", tmp_path / f"{end}.parquet"):
+            run(verifier, files[:end], report)
+            with closing(verify_files(verifier, files, report, CONFIGURATION, resume=True)) as begun:
+                for _ in range(end // 2):
+                    next(begun)
+            run(verifier, files, report, resume=True)
+        assert table(tmp_path / f"{end}.jsonl") == wanted
+        assert pq.read_table(tmp_path / f"{end}.parquet").to_pylist() == wanted
 
 
 def test_the_report_is_not_one_of_its_images(files, tmp_path):

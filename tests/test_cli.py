@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -205,6 +206,37 @@ def test_no_images_are_no_verdict(workplace, capsys):
         assert run(f"treering verify empty --recursive --key alice {QUICK} {output}") == 2
         assert "there are no images" in capsys.readouterr().err
     assert not (workplace / "r.jsonl").exists()
+    assert run(f"treering verify out/*.png --key alice {QUICK} -o r.jsonl") == 0
+    before = (workplace / "r.jsonl").read_bytes()
+    assert run(f"treering verify empty --recursive --key alice {QUICK} -o r.jsonl --resume") == 2
+    assert (workplace / "r.jsonl").read_bytes() == before
+
+
+def test_a_list_that_can_be_read_but_once(workplace, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    os.mkfifo("list")
+    thread = threading.Thread(target=Path("list").write_text, args=("out/marked-0.png\n",))
+    thread.start()
+    assert run(f"treering verify --from-file list --key alice {QUICK} --json") == 0
+    thread.join()
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_streams_that_are_full_closed_or_of_few_characters(workplace):
+    command = f"{sys.executable} -c 'import sys; from watermark.cli import main; sys.exit(main())'"
+
+    def code(line):
+        return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+
+    assert code(f"{command} verify x.png --key nobody 2>/dev/full").returncode == 2
+    assert code(f"{command} verify x.png --key nobody 2>&-").returncode == 2
+    full = code(f"{command} key list >/dev/full")
+    assert full.returncode == 2
+    assert code(f"{command} key list >&- <&-").returncode == 0
+    few = code(f"PYTHONIOENCODING=ascii {command} verify out/marked-0.png --key alice {QUICK}")
+    assert few.returncode == 0, few.stderr
+    assert "\\u03c1" in few.stdout
 
 
 def test_a_report_that_cannot_be_written_is_trouble(workplace, capsys):

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pebble import ProcessPool
 from PIL import Image
 
 from tests.hostile_bytes import END, PIXELS, chunk, encoded, header
+from watermark.reading import decoding
 from watermark.reading.decoding import AHEAD, Decoded, _decoded, decoded
 
 SIZE = (32, 32)
@@ -26,6 +28,8 @@ def misbehaves(image, name, size):
     match Path(image).name.split()[0]:
         case "hangs":
             time.sleep(1000)
+        case "rests":
+            time.sleep(1)
         case "spins":
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             while True:
@@ -94,6 +98,30 @@ def test_memory_of_decoders_is_bounded(tmp_path):
 def test_a_decoder_that_does_not_listen_is_killed():
     assert reasons(["spins", "good"]) == {"spins": "timeout: it took more than 1 seconds to decode", "good": None}
     assert children() == {}
+
+
+def test_time_is_that_of_computing_where_the_machine_is_busy():
+    found = reasons(["rests", "good"], timeout=0.5)
+    assert found == {"rests": None, "good": None}
+
+
+def test_where_no_worker_starts_no_image_is_blamed(tmp_path, monkeypatch):
+    class Broken(ProcessPool):
+        def schedule(self, *_, **__):
+            raise RuntimeError("the pool is broken")
+
+    monkeypatch.setattr(decoding, "ProcessPool", Broken)
+    with pytest.raises(OSError, match=r"do not start: the pool is broken; --workers 0 does without"):
+        reasons(["good"])
+
+
+def test_names_are_the_same_for_workers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.png").write_bytes(encoded("PNG"))
+    names = ["x.png", "./x.png", "x.png/", ""]
+    alone, isolated = (list(decoded(names, SIZE, workers=n)) for n in (0, 1))
+    assert [item.reason for item in alone] == [item.reason for item in isolated]
+    assert [item.status for item in isolated] == [None, None, "unreadable", "unreadable"]
 
 
 def test_a_crash_of_each_image_is_told_from_its_neighbours():

@@ -6,13 +6,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from tests.hostile_bytes import PIXELS, SIZE, encoded
 from tests.hostile_files import hostile_files, sound, special_files
 from watermark.reading.content import ImageError
 from watermark.reading.decoding import decoded
 from watermark.reading.images import MAX_BYTES, read_picture
+from watermark.reading.png import MOST_NOTES
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +128,25 @@ def test_a_file_without_permission_is_refused(tmp_path):
     (tmp_path / "x.png").chmod(0)
     (item,) = decoded([tmp_path / "x.png"], SIZE)
     assert item.reason == "unreadable: Permission denied"
+
+
+def test_a_warning_is_given_once(tmp_path):
+    raw = encoded("PNG")
+    spoilt = b"".join(b"\0\0\0\0te%ct\0\0\0\0" % (65 + i % 26) for i in range(1000))
+    (tmp_path / "x.png").write_bytes(raw[:33] + spoilt + raw[33:])
+    (item,) = decoded([tmp_path / "x.png"], SIZE)
+    assert item.status is None
+    damaged = [note for note in item.warnings if "chunk" in note]
+    assert damaged[0] == "a chunk b'teAt' is damaged and was ignored"
+    assert len(set(damaged)) == len(damaged) == MOST_NOTES
+
+
+def test_a_codec_that_is_missing_is_no_property_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "check", lambda name: False)
+    (tmp_path / "x.avif").write_bytes(encoded("AVIF"))
+    (item,) = decoded([tmp_path / "x.avif"], SIZE)
+    assert item.reason.startswith("unsupported_format: ")
+    assert item.sha256 == ""
 
 
 def test_a_file_of_too_many_bytes_is_refused(tmp_path):

@@ -85,7 +85,7 @@ def test_odd_names_come_back(tmp_path, monkeypatch):
     nul = b"".join(os.fsencode(name) + b"\0" for name in odd)
     assert list(listed(io.BytesIO(nul))) == odd
     assert list(listed(io.BytesIO(nul[:-1]))) == odd
-    assert list(listed(io.BytesIO(nul.replace(b"new\nline\0", b"").replace(b"\0", b"\n")))) == odd[:1] + odd[2:]
+    assert list(listed(io.BytesIO(nul.replace(b"new\nline\0", b"").replace(b"\0", b"\n")))) == odd[:1] + odd[2:-1]
 
 
 def test_lists_of_any_length_are_read_bit_by_bit():
@@ -96,6 +96,19 @@ def test_lists_of_any_length_are_read_bit_by_bit():
     assert list(listed(io.BytesIO("\0".join(names).encode()))) == names
     with pytest.raises(ValueError, match="no list"):
         list(listed(io.BytesIO(bytes([65]) * 2_000_000)))
+
+
+def test_lists_from_windows():
+    assert list(listed(io.BytesIO(b"\xef\xbb\xbfa.png\r\nb c.png\r\n\r\n"))) == ["a.png", "b c.png"]
+    assert list(listed(io.BytesIO(b"odd\r\0b\0"))) == ["odd\r", "b"]
+    for order in ("utf-16-le", "utf-16-be"):
+        with pytest.raises(ValueError, match="UTF-16"):
+            list(listed(io.BytesIO("\ufeffa.png\n".encode(order))))
+
+
+def test_a_pattern_of_more_parts_than_a_path_can_have_matches_nothing():
+    pattern = "/".join(["[a]"] * 3000)
+    assert list(names_in([pattern])) == [pattern]
 
 
 def test_names_are_not_held(tmp_path):

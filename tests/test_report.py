@@ -2,7 +2,7 @@
 
 import io
 
-from watermark.reports.tables import Rows, evidence_text, number_text, verdict_table
+from watermark.reports.tables import Rows, evidence_text, number_text, print_table, verdict_table
 from watermark.reports.tally import Tally, duration
 from watermark.verdict import (
     INCONCLUSIVE,
@@ -17,7 +17,7 @@ from watermark.verdict import (
 
 def cells(verdict):
     table = verdict_table([verdict])
-    return [next(iter(column.cells)) for column in table.columns]
+    return [str(next(iter(column.cells))) for column in table.columns]
 
 
 def test_a_table_says_what_was_undone_only_where_something_was_found():
@@ -71,8 +71,13 @@ def test_what_p_rests_on():
 
 def test_names_of_keys_cannot_disturb_a_terminal():
     assert (
-        cells(Verdict("a", WATERMARKED, "\x1b[31mred [bold]k", 1e-9, 0.5, KEY_BASED))[4] == "\\x1b[31mred \\[bold]k"
+        cells(Verdict("a", WATERMARKED, "\x1b[31mred [bold]k", 1e-9, 0.5, KEY_BASED))[4] == "\\x1b[31mred [bold]k"
     )
+    file = io.StringIO()
+    name = ":skull:[red]a[/red]\\"
+    print_table(verdict_table([Verdict(name, WATERMARKED, ":cat:", 1e-9, 0.5, KEY_BASED)]), file)
+    assert name in file.getvalue()
+    assert ":cat:" in file.getvalue()
 
 
 def test_rows_are_printed_one_by_one_in_columns():
@@ -92,6 +97,13 @@ def test_rows_are_printed_one_by_one_in_columns():
     assert first.index("0.512") + 5 == heading.index("ρ") + 1
     assert second.index("not_found") == heading.index("notes")
     assert "".join(line[:17].strip() for line in folded).endswith("long.png")
+
+
+def test_names_nobody_knows_beforehand_get_a_third_of_the_width():
+    file = io.StringIO()
+    rows = Rows(file, None, ["k"])
+    rows.print(Verdict("a folder/with pictures/and names.png", NOT_DETECTED, "k", 0.5, -0.1, KEY_BASED))
+    assert "a folder/with pictures/and names.png " in file.getvalue()
 
 
 def test_a_tally_says_of_many_verdicts_what_their_table_would():
@@ -123,14 +135,14 @@ def test_a_tally_says_of_many_verdicts_what_their_table_would():
     assert tally.evidence == evidence_text(verdicts)
     assert len(tally.examples) <= 4
     table = tally.table(3.0)
-    counts = dict(zip(*([text.strip() for text in column.cells] for column in table.columns), strict=True))
+    counts = dict(zip(*([str(text).strip() for text in column.cells] for column in table.columns), strict=True))
     assert counts == {
-        "[green]watermarked[/]": "6",
+        "watermarked": "6",
         "k": "3",
         "other": "3",
-        "[default]not_detected[/]": "3",
-        "[yellow]inconclusive[/]": "6",
-        "[red]unreadable[/]": "6",
+        "not_detected": "3",
+        "inconclusive": "6",
+        "unreadable": "6",
         "images": "21",
         "not tested": "9",
         "not_found": "6",

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING
 from watermark.reading.images import ImageError, read_bytes
 from watermark.reports import parquet
 from watermark.reports.configuration import Configuration
-from watermark.reports.journal import Journal, Row, aside_of
+from watermark.reports.journal import Journal, aside_of
+from watermark.reports.row import Row
 from watermark.verdict import UNREADABLE, Verdict
 
 if TYPE_CHECKING:
@@ -55,21 +57,24 @@ def verify_files(
     Raises:
         ValueError: see :func:`check_report`, and if the report is of another configuration, damaged, or no report.
         OSError: if the report cannot be written; what was written stays.
+
+    Without any name, a report that is there stays as it is.
     """
     check_report(report, resume=resume)
     journal_file = journal_of(report)
-    if resume and journal_file != report and report.exists() and not journal_file.exists():
-        parquet.to_rows(report, journal_file)
     own = Configuration(made_with, journal_file)
     others = (name for name in names if not is_one_of(name, (report, journal_file, aside_of(journal_file))))
-    opened = Journal(journal_file, resume=resume, check=own.check, counts=was_tested, batch=verifier.batch_size)
+    finished = partial(parquet.to_rows, report) if journal_file != report and report.exists() else None
+    size = verifier.batch_size
+    opened = Journal(journal_file, resume=resume, check=own.check, counts=was_tested, batch=size, finished=finished)
     with closing(opened) as journal:
         batch = Batch(verifier, journal, own.text)
         yield from batch.run(iter(others))
-        journal.finish()
-    if journal_file != report:
-        parquet.from_rows(journal_file, report)
-        journal_file.unlink()
+        if journal.written:
+            journal.finish()
+            if journal_file != report:
+                parquet.from_rows(journal_file, report)
+                journal.remove()
 
 
 def check_report(report: Path, *, resume: bool) -> None:
@@ -81,6 +86,8 @@ def check_report(report: Path, *, resume: bool) -> None:
     for file in dict.fromkeys((report, journal_of(report), aside_of(journal_of(report)))):
         if not resume and file.exists():
             raise ValueError(f"{file} exists; choose another name, or go on with it: --resume")
+        if file.exists() and not file.is_file():
+            raise ValueError(f"{file} is not a regular file")
 
 
 def journal_of(report: Path) -> Path:

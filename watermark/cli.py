@@ -10,7 +10,9 @@ import os
 import secrets
 import sys
 import traceback
+from collections.abc import Callable
 from importlib import metadata
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +48,41 @@ def main(args: list[str] | None = None) -> int:
     """Entry point; returns 0: every image carries a key, 1: some image does not, 2: trouble, 130: interrupted."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    prepare_streams()
     try:
         check_name_clash()
         result = cli.main(args=args, prog_name="treering", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (click.Abort, KeyboardInterrupt):
-        click.echo("treering: interrupted", err=True)
+        tell(lambda: click.echo("treering: interrupted", err=True))
         return INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        tell(error.show)
         return TROUBLE
     except SystemExit:  # click's answer to a closed pipe
         return TROUBLE
     except Exception:
-        traceback.print_exc()
-        click.echo("treering: this is a bug; please report it with the lines above", err=True)
+        text = f"{traceback.format_exc()}treering: this is a bug; please report it with the lines above"
+        tell(lambda: click.echo(text, err=True))
         return TROUBLE
+
+
+def prepare_streams() -> None:
+    """Nothing in the place of a stream that is closed; escapes for characters that a terminal does not have."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - for good
+        elif mode == "w" and isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def tell(say: Callable[[], object]) -> None:
+    """Say something on stderr, or nothing if that cannot be written: the exit code says it, too."""
+    try:
+        say()
+    except OSError:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
 
 
 def check_name_clash() -> None:

@@ -6,6 +6,7 @@ Names are text as the operating system has it, with the bytes that are not UTF-8
 
 from __future__ import annotations
 
+import codecs
 import fnmatch
 import os
 from collections.abc import Iterable, Iterator
@@ -64,9 +65,12 @@ def walk(folder: str) -> Iterator[str]:
 def matches(pattern: str) -> Iterator[str]:
     """What a pattern matches, sorted folder by folder; the pattern itself if there is nothing."""
     found = False
-    for name in _matches(pattern):
-        found = True
-        yield name
+    try:
+        for name in _matches(pattern):
+            found = True
+            yield name
+    except RecursionError:  # no path has so many parts
+        found = False
     if not found:
         yield pattern
 
@@ -90,12 +94,15 @@ def _matches(pattern: str) -> Iterator[str]:
 def listed(file: BinaryIO) -> Iterator[str]:
     """Names in a list, one a line; or with a NUL behind each, as ``find -print0`` writes them.
 
-    A list has NULs if its first 4,096 bytes hold one. Empty names are left out.
+    A list has NULs if its first 4,096 bytes hold one. Empty names are left out. Lines may end as on Windows, and
+    a mark of UTF-8 at the beginning is no part of a name.
 
     Raises:
-        ValueError: if it is no list: a name is longer than a path can be by far.
+        ValueError: if it is no list: it is in UTF-16, or a name is longer than a path can be by far.
     """
-    rest = file.read(LONGEST)
+    rest = file.read(LONGEST).removeprefix(codecs.BOM_UTF8)
+    if rest.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("the list of images is in UTF-16; write it in UTF-8")
     separator = b"\0" if b"\0" in rest else b"\n"
     more = True
     while more:
@@ -104,6 +111,11 @@ def listed(file: BinaryIO) -> Iterator[str]:
         *names, rest = (rest + chunk).split(separator)
         if len(rest) > 16 * CHUNK:
             raise ValueError("the list of images is no list: it has a line of more than a million bytes")
-        yield from (os.fsdecode(name) for name in names if name)
+        yield from map(os.fsdecode, filter(None, names if separator == b"\0" else map(without_return, names)))
     if rest:
         yield os.fsdecode(rest)
+
+
+def without_return(line: bytes) -> bytes:
+    """A line without the carriage return that Windows puts at its end."""
+    return line.removesuffix(b"\r")

@@ -30,10 +30,10 @@ def show(
     verdicts: Generator[Verdict, None, None],
     form: str | None,
     total: int | None,
-    images: tuple[str, ...],
+    images: tuple[str, ...] | None,
     keys: Iterable[str],
 ) -> Tally:
-    """Print verdicts as they come."""
+    """Print verdicts as they come; images are their names, if those are known."""
     from watermark.reports import tables
     from watermark.reports.tally import Tally
 
@@ -49,8 +49,8 @@ def show(
             rows = tables.Rows(sys.stdout, images, keys)
             for verdict in counted:
                 rows.print(verdict)
-    if form is None:
-        click.echo(tally.evidence)
+        if form is None:
+            click.echo(tally.evidence)
     return tally
 
 
@@ -70,8 +70,9 @@ def write(
             for verdict in verdicts:
                 count(tally.count(verdict))
     if tally.images:
-        tables.print_table(tally.table(time.monotonic() - begun), sys.stdout)
-        click.echo(f"{tally.evidence}\nreport: {output}")
+        with understood():
+            tables.print_table(tally.table(time.monotonic() - begun), sys.stdout)
+            click.echo(f"{tally.evidence}\nreport: {output}")
     return tally
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from functools import partial
+from glob import has_magic
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -165,9 +166,12 @@ def verify(
         verifier = calibrated(verifier) if given is None else verifier
         verifier.prepare(lambda done, total: track("null images", done, total))
     names = partial(every_name, images, recursive, from_file)
-    total = None if from_file == "-" or not sys.stderr.isatty() else sum(1 for _ in names())
+    again = from_file is None or (from_file != "-" and Path(from_file).is_file())  # a pipe is read but once
+    with understood():
+        total = sum(1 for _ in names()) if again and sys.stderr.isatty() else None
     if output is None:
-        return finish(show(verifier.verify(names()), form, total, images, keys))
+        known = not recursive and from_file is None and not any(map(has_magic, images))
+        return finish(show(verifier.verify(names()), form, total, images if known else None, keys))
     also = {file.stem: [file.stat().st_size, file.stat().st_mtime_ns] for file in foreign}
     return finish(write(verifier, names(), output, resume, also, total))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import math
+import os
 import signal
 import sys
 from collections import deque
@@ -36,6 +37,7 @@ else:
     from multiprocessing.context import ForkServerContext as StartContext
     from multiprocessing.context import ForkServerProcess as StartProcess
 
+PATIENCE = 4  # seconds on the clock for each of computing: the machine may be busy
 AHEAD = 4  # images a worker that are read before they are asked for
 GRACE = 30.0  # seconds for a worker to start, on top of an image's own
 LEAST_MEMORY = 512 * 2**20
@@ -83,11 +85,13 @@ def decoded(
         images: files, or Pillow images, which are always converted in the calling process.
         size: (height, width) of the model's pictures.
         workers: processes that read files; with 0 the calling process does, without bounds on time and memory.
-        timeout: seconds for each file.
+        timeout: seconds of computing for each file, of which Windows knows nothing; and on the clock four times as
+            many.
         memory: bytes of address space of each worker, at least 512 MiB; not bounded on Windows.
 
     Raises:
         ValueError: if workers, timeout or memory is out of range.
+        OSError: if no worker can be started.
     """
     return _decoded(images, size, read_fitted, workers, timeout, memory)
 
@@ -145,7 +149,7 @@ def _ahead(
             if isinstance(image, Image.Image):
                 waiting.append(read_fitted(image, name, size))
             else:
-                waiting.append(workers.start(Path(image), name))
+                waiting.append(workers.start(name))
             if len(waiting) > AHEAD * workers.count:
                 yield _result(waiting, workers)
         while waiting:
@@ -162,13 +166,15 @@ def _result(waiting: deque[Decoded | Task], workers: Workers) -> Decoded:
     found = workers.result(first)
     if found is None:
         workers.stop()
-        found = workers.result(workers.start(first.file, first.name))
+        found = workers.result(workers.start(first.name))
         if found is None:
             workers.stop()
+            if not workers.proven:
+                raise OSError(f"the processes that read files do not start{workers.why}; --workers 0 does without")
             found = _refused(first.name, ImageError("crashed", "the decoder crashed"))
         for i, task in enumerate(waiting):
             if isinstance(task, Task):
-                waiting[i] = workers.start(task.file, task.name)
+                waiting[i] = workers.start(task.name)
     return found
 
 
@@ -176,47 +182,57 @@ def _result(waiting: deque[Decoded | Task], workers: Workers) -> Decoded:
 class Task:
     """A file that a worker has been told to read."""
 
-    file: Path
     name: str
     future: Future[Decoded]
 
 
 class Workers:
-    """Processes that read files."""
+    """Processes that read files.
+
+    Attributes:
+        proven: whether any has ever answered.
+        why: what was said when the last pool broke, if anything.
+    """
 
     def __init__(self, size: tuple[int, int], read: Read, count: int, timeout: float, memory: int) -> None:
         self.size, self.read, self.count, self.timeout, self.memory = size, read, count, timeout, memory
         self.pool: ProcessPool | None = None
+        self.proven, self.why = False, ""
 
-    def start(self, file: Path, name: str) -> Task:
+    def start(self, name: str) -> Task:
         """Have a worker read a file."""
         if self.pool is None:
             self.pool = ProcessPool(self.count, IMAGES_A_WORKER, _bound, (self.memory,), _Context())
             atexit.register(self.stop)
         # workers stay where they were started, and the program may go elsewhere
-        args = (self.read, self.timeout, file.absolute(), name, self.size)
+        file = os.path.join(os.getcwd(), name) if name else name  # noqa: PTH109, PTH118 - a name stays as it is
+        args = (self.read, self.timeout, file, name, self.size)
         try:
-            future: Future[Decoded] = self.pool.schedule(_in_worker, args, timeout=self.timeout)
+            future: Future[Decoded] = self.pool.schedule(_in_worker, args, timeout=PATIENCE * self.timeout)
         except RuntimeError as error:  # the pool is broken
             future = Future()
             future.set_exception(BrokenProcessPool(str(error)))
-        return Task(file, name, future)
+        return Task(name, future)
 
     def result(self, task: Task) -> Decoded | None:
         """Wait for a file to be read; None if the pool broke. All that were started before must be done."""
         late = ImageError("timeout", f"it took more than {self.timeout:g} seconds to decode")
         try:
-            return task.future.result(self.timeout + GRACE)
+            found = task.future.result(PATIENCE * self.timeout + GRACE)
         except TimeoutError:
             return _refused(task.name, late) if task.future.done() else None
         except ProcessExpired as error:
+            self.proven = True
             code = int(error.exitcode or 0)
-            if sys.platform != "win32" and code == -signal.SIGALRM:
+            if sys.platform != "win32" and -code in {signal.SIGALRM, signal.SIGPROF}:
                 return _refused(task.name, late)
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             return _refused(task.name, ImageError("crashed", f"the decoder crashed ({how})"))
-        except BrokenProcessPool:
+        except BrokenProcessPool as error:
+            self.why = f": {error}" if str(error) else ""
             return None
+        self.proven = True
+        return found
 
     def stop(self) -> None:
         """End all workers, whatever they do; :meth:`start` makes new ones."""
@@ -233,13 +249,15 @@ def _bound(memory: int) -> None:
         for what, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0)):
             hard = resource.getrlimit(what)[1]
             resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        for alarm in (signal.SIGALRM, signal.SIGPROF):
+            signal.signal(alarm, signal.SIG_DFL)
 
 
-def _in_worker(read: Read, timeout: float, file: Path, name: str, size: tuple[int, int]) -> Decoded:
-    """Read an image. The alarm ends a worker that hangs even if the program that waited for it is gone."""
+def _in_worker(read: Read, timeout: float, file: str, name: str, size: tuple[int, int]) -> Decoded:
+    """Read an image. Alarms end a worker that computes too long, or hangs and the program that waited is gone."""
     if sys.platform != "win32":
-        signal.alarm(math.ceil(timeout) + 2)
+        signal.setitimer(signal.ITIMER_PROF, timeout)
+        signal.alarm(math.ceil(PATIENCE * timeout) + 2)
     try:
         return read(file, name, size)
     except MemoryError:
@@ -247,6 +265,7 @@ def _in_worker(read: Read, timeout: float, file: Path, name: str, size: tuple[in
     finally:
         if sys.platform != "win32":
             signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 class _Process(StartProcess):

@@ -7,6 +7,7 @@ plain is read in a fixed way and noted in the picture's warnings.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -24,6 +25,9 @@ from watermark.reading.content import ANIMATED, DAMAGED_PROFILE, MAX_PIXELS, Con
 
 MAX_BYTES = 64 * 2**20
 NO_MEMORY = "not enough memory to decode it"
+NO_CODEC = "AVIF, and Pillow has no codec for it here"
+FOLDER = "this is a directory, not a regular file"
+SPECIAL = "this is a pipe, socket or device, not a regular file"
 BACKGROUND = (255, 255, 255)
 ORIENTATION = 0x0112
 UPRIGHT = {
@@ -65,7 +69,7 @@ def read_picture(path: str | Path) -> Picture:
         del raw
         pixels = decode(content)
     except ImageError as error:
-        error.sha256 = digest
+        error.sha256 = "" if str(error) == NO_CODEC else digest
         raise
     except Image.UnidentifiedImageError:  # its text is an address in memory
         raise ImageError("unreadable", "the image is damaged: its header makes no sense", digest) from None
@@ -106,12 +110,13 @@ def read_bytes(path: str | Path) -> bytes:
     except FileNotFoundError:
         raise ImageError("not_found", "no such file") from None
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.ENXIO:  # a socket
+            raise ImageError("not_a_file", SPECIAL) from None
         raise ImageError("unreadable", str(getattr(error, "strerror", None) or error)) from None
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        what = "a directory" if stat.S_ISDIR(mode) else "a pipe, socket or device"
-        raise ImageError("not_a_file", f"this is {what}, not a regular file")
+        raise ImageError("not_a_file", FOLDER if stat.S_ISDIR(mode) else SPECIAL)
     with os.fdopen(descriptor, "rb") as file:
         try:
             raw = file.read(MAX_BYTES + 1)
@@ -132,7 +137,7 @@ def shown(error: Exception) -> str:
 def decode(content: Content) -> NDArray[np.uint8]:
     """The pixels (H, W, 3) uint8 in sRGB of what a file holds; notes what was not plain in its notes."""
     if content.kind == "AVIF" and not features.check("avif"):
-        raise ImageError("unsupported_format", "AVIF, and Pillow has no codec for it here")
+        raise ImageError("unsupported_format", NO_CODEC)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if content.colour is not None:

@@ -18,6 +18,7 @@ from watermark.reading.content import (
 )
 
 MAX_PROFILE = 4 * 2**20
+MOST_NOTES = 8
 PNG_START = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -44,8 +45,8 @@ def png_chunks(raw: bytes, notes: list[str]) -> Iterator[tuple[bytes, bytes]]:
             yield kind, data
         elif kind[:1].isupper():
             raise ImageError("unreadable", f"the PNG is damaged: the checksum of a chunk {kind!r} is wrong")
-        else:
-            notes.append(f"a chunk {kind!r} is damaged and was ignored")
+        elif (note := f"a chunk {kind!r} is damaged and was ignored") not in notes and len(notes) < MOST_NOTES:
+            notes.append(note)
         if kind == b"IEND":
             if end < len(raw):
                 notes.append(BEHIND)

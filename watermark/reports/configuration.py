@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from watermark.reports.journal import Row
+from watermark.reports.row import Row
 
 if TYPE_CHECKING:
     from watermark.verify import Verifier

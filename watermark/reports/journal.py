@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+
+from watermark.reports.row import Row, no_row, torn
 
 if sys.platform != "win32":
     import fcntl
 
 SYNC_SECONDS = 5.0
-START = b'{"name": '
-
-Row = dict[str, Any]
+LONGEST = 2**20  # bytes of a row, by far
 
 
 class Journal:
@@ -35,6 +33,7 @@ class Journal:
         counts: whether a row was tested together with others.
         batch: how many were. Rows of an unfinished batch are not found again, so that the next batches are those of
             a run that was not interrupted.
+        finished: gives the rows of a report elsewhere, which are found, too, if nothing is in this file yet.
 
     Raises:
         ValueError: if the file is no report, is damaged before its end, or another program writes it.
@@ -42,9 +41,17 @@ class Journal:
     """
 
     def __init__(
-        self, path: Path, *, resume: bool, check: Callable[[Row], None], counts: Callable[[Row], bool], batch: int
+        self,
+        path: Path,
+        *,
+        resume: bool,
+        check: Callable[[Row], None],
+        counts: Callable[[Row], bool],
+        batch: int,
+        finished: Callable[[], Iterable[Row]] | None = None,
     ) -> None:
         self.path, self.aside = path, aside_of(path)
+        self.filled = self.needless = False
         self.places: dict[bytes, int] = {}
         self.written = self.there = 0  # bytes of rows that came, and of those that were there
         self.synced = time.monotonic()
@@ -53,6 +60,8 @@ class Journal:
         try:
             self._lock()
             if resume:
+                if finished is not None and not os.fstat(self.file).st_size and not self.aside.exists():
+                    self._fill(finished, counts, batch)
                 self._scan(check, counts, batch)
             self.reader, self.before = path.open("rb"), path.open("rb")
         except BaseException:
@@ -77,7 +86,7 @@ class Journal:
         Raises:
             OSError: if it cannot be written; the rows before it are there.
         """
-        line = (json.dumps(row, allow_nan=False) + "\n").encode("ascii")
+        line = line_of(row).encode("ascii")
         if self.written < self.there and self.before.read(len(line)) != line:
             self._set_aside()
         if self.written >= self.there:
@@ -96,13 +105,19 @@ class Journal:
         os.fsync(self.file)
         self.aside.unlink(missing_ok=True)
 
+    def remove(self) -> None:
+        """Say that the file is not needed any more: closing removes it."""
+        self.needless = True
+
     def close(self) -> None:
         """Close the file; remove it if it has no rows."""
         self.reader.close()
         self.before.close()
         try:
             os.fsync(self.file)
-            if os.fstat(self.file).st_size == 0 and not self.aside.exists():
+            if self.filled and not self.written:
+                self.aside.unlink(missing_ok=True)  # its rows are where they came from
+            if self.needless or (os.fstat(self.file).st_size == 0 and not self.aside.exists()):
                 self.path.unlink(missing_ok=True)
         finally:
             os.close(self.file)
@@ -111,8 +126,25 @@ class Journal:
         if sys.platform != "win32":
             try:
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                free = os.fstat(self.file).st_nlink > 0  # else another program has just removed it
             except BlockingIOError:
-                raise ValueError(f"{self.path} is being written by another program") from None
+                free = False
+            if not free:
+                raise ValueError(f"{self.path} is being written by another program")
+
+    def _fill(self, finished: Callable[[], Iterable[Row]], counts: Callable[[Row], bool], batch: int) -> None:
+        """Put the rows of a finished report into the second file, which appears whole or not at all."""
+        last = of_unfinished_batch(first_of_each(finished()), counts, batch)
+        part = self.aside.with_name(f"{self.aside.name}.part")
+        try:
+            with part.open("w", encoding="ascii") as out:
+                out.writelines(line_of(row) for row in finished() if row["sha256"] not in last)
+                out.flush()
+                os.fsync(out.fileno())
+            part.replace(self.aside)
+        finally:
+            part.unlink(missing_ok=True)
+        self.filled = True
 
     def _scan(self, check: Callable[[Row], None], counts: Callable[[Row], bool], batch: int) -> None:
         if self.aside.exists():
@@ -120,30 +152,35 @@ class Journal:
                 check(row)
                 if row["sha256"]:
                     self.places[bytes.fromhex(row["sha256"])] = ~place
-        unfinished: list[bytes] = []
-        for place, row in rows(self.path):
-            check(row)
-            digest = bytes.fromhex(row["sha256"])
-            if digest and self.places.get(digest, -1) < 0:
-                self.places[digest] = place
-                unfinished = [*unfinished, digest] if counts(row) else unfinished
-                unfinished = [] if len(unfinished) == batch else unfinished
-        for digest in unfinished:
-            del self.places[digest]
+
+        def new() -> Iterator[Row]:
+            for place, row in rows(self.path):
+                check(row)
+                digest = bytes.fromhex(row["sha256"])
+                if digest and digest not in self.places:
+                    yield row
+                if digest and self.places.get(digest, -1) < 0:
+                    self.places[digest] = place
+
+        for text in of_unfinished_batch(new(), counts, batch):
+            del self.places[bytes.fromhex(text)]
         self.there = whole(self.path)
         os.ftruncate(self.file, self.there)
 
     def _set_aside(self) -> None:
-        """Copy the rows that are there and were not reached to the second file, and cut them off."""
+        """Copy the rows that are there, were not reached, and are to be found to the second file; cut them off."""
+        places = {digest: place for digest, place in self.places.items() if place < self.written}
         end = whole(self.aside) if self.aside.exists() else 0
         with self.aside.open("ab") as out:
             out.truncate(end)
-            self.reader.seek(self.written)
-            shutil.copyfileobj(self.reader, out)
+            for place, row in rows(self.path, self.written):
+                digest = bytes.fromhex(row["sha256"])
+                if digest and self.places.get(digest) == place:
+                    places[digest] = ~end
+                    end += out.write(line_of(row).encode("ascii"))
             out.flush()
             os.fsync(out.fileno())
-        moved = end - self.written
-        self.places = {d: ~(p + moved) if p >= self.written else p for d, p in self.places.items()}
+        self.places = places
         os.ftruncate(self.file, self.written)
         self.there = self.written
         self.reader.close()
@@ -165,20 +202,44 @@ def aside_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.aside")
 
 
-def rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """Every whole row of a report and where it begins. Raises ValueError if it is not a report."""
-    place = 0
+def line_of(row: Row) -> str:
+    """A row as it stands in a file."""
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def of_unfinished_batch(found: Iterable[Row], counts: Callable[[Row], bool], batch: int) -> set[str]:
+    """Digests of the last images that were tested, if those were fewer than a batch; of rows that differ."""
+    last: set[str] = set()
+    for row in filter(counts, found):
+        last = {*last, row["sha256"]} if len(last) < batch else {row["sha256"]}
+    return last if len(last) < batch else set()
+
+
+def first_of_each(found: Iterable[Row]) -> Iterator[Row]:
+    """The first row of each digest."""
+    seen: set[bytes] = set()
+    for row in found:
+        digest = bytes.fromhex(row["sha256"])
+        if digest and digest not in seen:
+            seen.add(digest)
+            yield row
+
+
+def rows(path: Path, start: int = 0) -> Iterator[tuple[int, Row]]:
+    """Every whole row of a report from a byte on, and where it begins. Raises ValueError if it is not a report."""
+    place, number = start, 0
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                if START.startswith(line[: len(START)]) or line.startswith(START) or not line.strip(b"\0"):
-                    return  # written in part; zeros where the machine itself stopped
-                raise ValueError(f"{path} is no report of treering verify")
+        file.seek(start)
+        while line := file.readline(LONGEST):
+            number += 1
+            if not line.endswith(b"\n") and torn(line) and len(line) < LONGEST:
+                return
             try:
-                row = json.loads(line)
-                bytes.fromhex(row["sha256"])
-            except (ValueError, KeyError, TypeError):
-                raise ValueError(f"{path} is no report of treering verify, or damaged in line {number}") from None
+                row = json.loads(line) if line.endswith(b"\n") else None
+            except (ValueError, RecursionError):
+                row = None
+            if row is None or no_row(row):
+                raise ValueError(f"{path} is no report of treering verify, or damaged in line {number}")
             yield place, row
             place += len(line)
 

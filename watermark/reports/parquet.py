@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
-from dataclasses import fields
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from watermark.reports.journal import Row, rows
-from watermark.verdict import Verdict
+from watermark.reports.journal import rows
+from watermark.reports.row import COLUMNS, COUNTS, LISTS, NUMBERS, Row, no_row
 
 ROWS = 10_000
-COLUMNS = (*(field.name for field in fields(Verdict)), "configuration")
-NUMBERS = ("p_value", "rho", "fpr", "fpr_bound", "correlation", "number_p_value")
-COUNTS = ("keys_tried", "transforms_tried", "null_hits", "null_images", "number")
-LISTS = ("other_keys", "warnings")
 
 
 def check() -> None:
@@ -69,31 +63,23 @@ def from_rows(journal: Path, file: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def to_rows(file: Path, journal: Path) -> None:
-    """Write the rows of a Parquet report as a journal, which appears whole or not at all.
+def to_rows(file: Path) -> Iterator[Row]:
+    """The rows of a Parquet report.
 
     Raises:
         ValueError: if it is not a report.
-        OSError: if it cannot be read, or the journal written.
+        OSError: if it cannot be read.
     """
-    part = journal.with_name(f"{journal.name}.part")
     try:
-        with part.open("w", encoding="ascii") as out:
-            out.writelines(json.dumps(row, allow_nan=False) + "\n" for row in _rows_of(file))
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(journal)
-    except (arrow().ArrowInvalid, KeyError):
+        with arrow_parquet().ParquetFile(file) as table:
+            for batch in table.iter_batches(ROWS):
+                for row in batch.to_pylist():
+                    kept = {name: row[name] for name in COLUMNS}
+                    if no_row(kept):
+                        raise ValueError
+                    yield kept
+    except (arrow().ArrowInvalid, KeyError, ValueError):
         raise ValueError(f"{file} is no report of treering verify") from None
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _rows_of(file: Path) -> Iterator[Row]:
-    with arrow_parquet().ParquetFile(file) as table:
-        for batch in table.iter_batches(ROWS):
-            for row in batch.to_pylist():
-                yield {name: row[name] for name in COLUMNS}
 
 
 def plain(row: Row) -> Row:

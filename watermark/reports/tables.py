@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from watermark.verdict import (
     INCONCLUSIVE,
@@ -46,6 +46,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
+def plain(text: str) -> Text:
+    """Text in a table, as it is: no part of it is a colour or an emoji."""
+    return Text(printable(text))
+
+
 def p_text(p: float | None) -> str:
     """A p-value as people read it."""
     return "–" if p is None else f"{p:.2g}"
@@ -69,15 +74,15 @@ def verdict_table(
         others = f"also {', '.join(v.other_keys)}" if v.other_keys else ""
         seen = "" if v.status == NOT_DETECTED else v.transform
         notes = "; ".join(filter(None, (v.reason, seen, others, number_text(v), *v.warnings)))
-        status = f"[{COLOURS[v.status]}]{v.status}[/]"
+        status = Text(v.status, COLOURS[v.status])
         rho = "–" if v.rho is None else f"{v.rho:.3f}"
         table.add_row(
-            escape(printable(v.name)),
+            plain(v.name),
             status,
             p_text(v.p_value),
             rho,
-            escape(printable(v.key or "–")),
-            escape(printable(notes)),
+            plain(v.key or "–"),
+            plain(notes),
         )
     return table
 
@@ -121,7 +126,7 @@ def record_table(records: Iterable[Any], fields: Sequence[str]) -> Table:
     """Dataclasses as a plain table."""
     table = Table(*fields, box=None, pad_edge=False)
     for record in records:
-        table.add_row(*(escape(printable(str(getattr(record, f)))) for f in fields))
+        table.add_row(*(plain(str(getattr(record, f))) for f in fields))
     return table
 
 
@@ -140,14 +145,14 @@ class Rows:
 
     Args:
         file: where.
-        images: names of images that will come, as far as they are known; columns are as wide as these need.
+        images: names of the images that will come, and the column is as wide as these need; None if nobody knows.
         keys: names of the keys.
     """
 
-    def __init__(self, file: TextIO, images: Iterable[str], keys: Iterable[str]) -> None:
+    def __init__(self, file: TextIO, images: Iterable[str] | None, keys: Iterable[str]) -> None:
         self.console = console_of(file)
         most = self.console.width // 3
-        image = max(len("image"), *(len(printable(name)) for name in images), 0)
+        image = most if images is None else max(len("image"), *(len(printable(name)) for name in images), 0)
         key = max(len("key"), *(len(printable(name)) for name in keys), 0)
         status = max(map(len, COLOURS))
         self.widths = (min(image, most), status, len("1.2e-123"), len("-0.123"), min(key, most // 2))

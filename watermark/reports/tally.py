@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from watermark.reports.tables import COLOURS, evidence_text, printable
 from watermark.verdict import WATERMARKED, Verdict
@@ -61,7 +61,7 @@ class Tally:
         table.add_column(overflow="fold")
         table.add_column(justify="right")
         for status, colour in COLOURS.items():
-            table.add_row(f"[{colour}]{status}[/]", f"{self.statuses[status]:,}")
+            table.add_row(Text(status, colour), f"{self.statuses[status]:,}")
             if status == WATERMARKED:
                 add_counts(table, self.keys)
         table.add_row("images", f"{self.images:,}")
@@ -76,7 +76,7 @@ class Tally:
 def add_counts(table: Table, counts: Counter[str]) -> None:
     """Rows of a tally, the most frequent first."""
     for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        table.add_row(f"  {escape(printable(name))}", f"{count:,}")
+        table.add_row(Text(f"  {printable(name)}"), f"{count:,}")
 
 
 def duration(seconds: float) -> str:
