@@ -65,7 +65,8 @@ def run_cell(
                 guidance=scale if known else 1.0,
             )
             found[part], evaluations[part] = solution.value, solution.evaluations.float()
-    return {"pictures": [summary(pictures, found, int(i), float(evaluations[i])) for i in chosen]}
+    each = [summary(pictures, found, int(i), float(evaluations[i])) for i in chosen]
+    return {"pictures": {name: [one[name] for one in each] for name in each[0]}}
 
 
 def summary(pictures: Pictures, found: Tensor, i: int, evaluations: float) -> dict[str, float]:

@@ -27,7 +27,9 @@ FEW = {True: 4, False: 20}  # steps of the parts after the cells; quick or not
 
 def column(cell: dict[str, Any], name: str, guidance: float | None = None) -> NDArray[np.float64]:
     """One number of every picture, of one guidance scale or of all."""
-    return np.array([p[name] for p in cell["pictures"] if guidance is None or p["guidance"] == guidance])
+    found = cell["pictures"]
+    chosen = [True if guidance is None else g == guidance for g in found["guidance"]]
+    return np.array(found[name])[chosen]
 
 
 def means(cell: dict[str, Any], guidance: float | None = None) -> dict[str, Any]:

@@ -14,13 +14,16 @@ from benchmarks.latents import GUIDANCE, generated
 
 def cell(log10_p, evaluations=10.0):
     """Two pictures of every guidance scale."""
-    row = {"nmse": -20.0, "correlation": 0.9, "rho": 0.7, "evaluations": evaluations}
-    return {"pictures": [row | {"guidance": g, "log10 p": p} for g in GUIDANCE for p in log10_p]}
+    count = len(GUIDANCE) * len(log10_p)
+    same = {"nmse": -20.0, "correlation": 0.9, "rho": 0.7, "evaluations": evaluations}
+    columns = {name: [value] * count for name, value in same.items()}
+    guidance = [g for g in GUIDANCE for _ in log10_p]
+    return {"pictures": columns | {"guidance": guidance, "log10 p": [*log10_p] * len(GUIDANCE)}}
 
 
 def test_means_are_of_one_guidance_scale_or_of_all():
     found = cell((-3.0, -9.0))
-    found["pictures"][0]["nmse"] = -40.0
+    found["pictures"]["nmse"][0] = -40.0
     assert means(found, 1)["nmse"] == -30
     assert means(found, 3)["nmse"] == -20
     assert means(found)["found"]["hits"] == 3
@@ -58,7 +61,7 @@ def test_a_small_run_resumes_and_reports(monkeypatch, tmp_path):
     file = tmp_path / "diffusion_inversion.json"
     result = json.loads(file.read_text())
     assert len(result["cells"]) == 2 * 2 * 3
-    assert all(len(each["pictures"]) == 6 for each in result["cells"].values())
+    assert all(len(each["pictures"]["nmse"]) == 6 for each in result["cells"].values())
     assert set(result) >= {"costs", "exact", "second order", "bf16", "bars", "environment", "settings"}
     assert result["exact"]["implicit"]["1"]["nmse"] < result["exact"]["naive"]["1"]["nmse"] - 10
     assert result["exact"]["shooting"]["1"]["nmse"] < -30
