@@ -112,24 +112,13 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 def readme_table(result: dict[str, Any]) -> str:
     """The two tables that the README shows, in Markdown."""
-    lines = [
-        "| true latent, prompt and guidance known | steps | evaluations a step "
-        + "".join(f"| guidance {g:g} " for g in GUIDANCE)
-        + "|",
-        "|---|---|---|" + "---|" * len(GUIDANCE),
-    ]
-
-    def decibels(value: float) -> str:
-        return f"{value:.1f} dB".replace("-", "−")
-
+    lines = heading("true latent, prompt and guidance known", "steps", "evaluations a step")
     for method in METHODS:
         for steps in (10, 50):
             cell = result["cells"].get(f"{method} | {steps} | known | truth")
             if cell is not None:
                 each = [means(cell, g) for g in GUIDANCE]
-                spent = sum(m["evaluations"] for m in each) / len(each) / steps
-                cells = " | ".join(decibels(m["nmse"]) for m in each)
-                lines.append(f"| `{method}` | {steps} | {spent:.1f} | {cells} |")
+                lines.append(f"| `{method}` | {steps} | {errors(each, steps)} |")
     lines += [
         "",
         "| latent from the picture | steps | evaluations | found at p ≤ 1e-6 | median p | mean ρ "
@@ -147,6 +136,18 @@ def readme_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def heading(*columns: str) -> list[str]:
+    """The head of a table with a column for each guidance scale at its end."""
+    every = [*columns, *(f"guidance {g:g}" for g in GUIDANCE)]
+    return [f"| {' | '.join(every)} |", "|---" * len(every) + "|"]
+
+
+def errors(each: list[dict[str, Any]], steps: int) -> str:
+    """Evaluations a step, and the error at each guidance scale: cells of a table."""
+    spent = sum(m["evaluations"] for m in each) / len(each) / steps
+    return " | ".join([f"{spent:.1f}", *(f"{m['nmse']:.1f} dB".replace("-", "−") for m in each)])
+
+
 def evidence(cell: dict[str, Any] | None) -> str:
     """How many pictures are found, the median p and the mean correlation: three cells of a table."""
     if cell is None:
@@ -157,18 +158,11 @@ def evidence(cell: dict[str, Any] | None) -> str:
 
 def exact_table(result: dict[str, Any]) -> str:
     """Exact inversion by ours and by the published methods, of DDIM and of DPM-Solver++(2M)."""
-    lines = [
-        "| sampler, true latent, prompt and guidance known | evaluations a step "
-        + "".join(f"| guidance {g:g} " for g in GUIDANCE)
-        + "|",
-        "|---|---|" + "---|" * len(GUIDANCE),
-    ]
+    lines = heading("sampler, true latent, prompt and guidance known", "evaluations a step")
     settings = result["settings"]
     made_with, few = settings["steps of generation"], FEW[settings["quick"]]
     for part, sampler, steps in (("exact", "DDIM", made_with), ("second order", "DPM-Solver++(2M)", few)):
         for method, found in result.get(part, {}).items():
             each = [found[f"{g:g}"] for g in GUIDANCE]
-            spent = sum(m["evaluations"] for m in each) / len(each) / steps
-            cells = " | ".join(f"{m['nmse']:.1f} dB".replace("-", "−") for m in each)
-            lines.append(f"| {sampler}, {steps} steps: `{method}` | {spent:.1f} | {cells} |")
+            lines.append(f"| {sampler}, {steps} steps: `{method}` | {errors(each, steps)} |")
     return "\n".join(lines)

@@ -326,6 +326,11 @@ def test_parquet_has_the_same_rows(files, tmp_path):
     with pytest.raises(ValueError, match="no report"):
         run(verifier, names, report, resume=True)
     assert report.read_bytes() == b"nonsense"
+    run(verifier, names, tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="made with other keys"):
+        list(verify_files(verifier, names, tmp_path / "other.parquet", "f" * 40, resume=True))
+    found = sorted(p.name for p in tmp_path.iterdir() if p.is_file() and p != odd)
+    assert found == ["other.parquet", "r.jsonl", "r.parquet"]
 
 
 def test_a_killed_parquet_run_is_resumed_from_its_journal(files, tmp_path):

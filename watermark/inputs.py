@@ -10,6 +10,7 @@ import codecs
 import fnmatch
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from glob import has_magic
 from pathlib import Path
 from typing import BinaryIO
@@ -65,12 +66,10 @@ def walk(folder: str) -> Iterator[str]:
 def matches(pattern: str) -> Iterator[str]:
     """What a pattern matches, sorted folder by folder; the pattern itself if there is nothing."""
     found = False
-    try:
+    with suppress(RecursionError):  # no path has so many parts
         for name in _matches(pattern):
             found = True
             yield name
-    except RecursionError:  # no path has so many parts
-        found = False
     if not found:
         yield pattern
 

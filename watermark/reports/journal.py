@@ -65,6 +65,9 @@ class Journal:
                 self._scan(check, counts, batch)
             self.reader, self.before = path.open("rb"), path.open("rb")
         except BaseException:
+            if self.filled:  # all of it is where it came from
+                self.aside.unlink(missing_ok=True)
+                self.path.unlink(missing_ok=True)
             os.close(self.file)
             raise
 
@@ -134,6 +137,7 @@ class Journal:
 
     def _fill(self, finished: Callable[[], Iterable[Row]], counts: Callable[[Row], bool], batch: int) -> None:
         """Put the rows of a finished report into the second file, which appears whole or not at all."""
+        self.filled = True
         last = of_unfinished_batch(first_of_each(finished()), counts, batch)
         part = self.aside.with_name(f"{self.aside.name}.part")
         try:
@@ -144,7 +148,6 @@ class Journal:
             part.replace(self.aside)
         finally:
             part.unlink(missing_ok=True)
-        self.filled = True
 
     def _scan(self, check: Callable[[Row], None], counts: Callable[[Row], bool], batch: int) -> None:
         if self.aside.exists():
