@@ -9,15 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from inversion.fingerprint import fingerprint
 from tests.quick_verifier import CONFIGURATION, QuickVerifier, run
-from watermark import Pattern, RingKey, Verifier
 from watermark.batch import check_report, journal_of, rounded, verdict_of, verify_files
-from watermark.foreign import tree_ring_key
 from watermark.reports import parquet
-from watermark.reports.configuration import agree, configuration
 from watermark.reports.journal import aside_of
-from watermark.transforms import Transform
 from watermark.verdict import INCONCLUSIVE, NOT_DETECTED, UNREADABLE, WATERMARKED, Verdict
 
 
@@ -349,55 +344,6 @@ def test_numbers_are_rounded_to_what_batches_do_not_change():
     verdict = rounded(Verdict("a", WATERMARKED, p_value=1.23456e-9, rho=0.51249, correlation=-0.0001))
     assert (verdict.p_value, verdict.rho, str(verdict.correlation)) == (1.2e-9, 0.512, "0.0")
     assert rounded(Verdict("a", UNREADABLE)) == Verdict("a", UNREADABLE)
-
-
-@pytest.fixture
-def fingerprinted_once(sapling, monkeypatch):
-    own = fingerprint(sapling)
-    monkeypatch.setattr("inversion.fingerprint.fingerprint", lambda model: own)
-
-
-def test_a_configuration_names_what_verdicts_depend_on_and_no_secret(sapling, alice, fingerprinted_once):
-    plain = Verifier(sapling, {"alice": alice}, decoder="encoder", steps=1)
-    own = configuration(plain)
-    assert len(own) == 40
-    assert own == configuration(replace(plain, batch_size=1, workers=2))
-    others = [
-        replace(plain, keys={"alice": RingKey(bytes(32))}),
-        replace(plain, keys={"alice": RingKey(alice.secret, Pattern("rings"))}),
-        replace(plain, keys={"bob": alice}),
-        replace(plain, fpr=1e-3),
-        replace(plain, steps=2),
-        replace(plain, decoder="anderson"),
-        replace(plain, transforms=(Transform(),)),
-        replace(plain, numbers=range(3)),
-        replace(plain, keys={"alice": alice, "theirs": tree_ring_key(1, (4, 32, 32), radius=5)}),
-        replace(plain, keys={"alice": alice, "theirs": tree_ring_key(1, (4, 32, 32), radius=6)}),
-    ]
-    every = [own, *map(configuration, others), configuration(plain, "other")]
-    assert len({text[:16] for text in every}) == len(every)
-    assert not any(agree(a, b) for i, a in enumerate(every) for b in every[:i])
-    one, other = (
-        configuration(replace(plain, keys={"theirs": tree_ring_key(seed, (4, 32, 32), radius=5)}))
-        for seed in (1, 2)
-    )
-    assert one == other  # a digest of such a key would be one of its seed
-
-
-def test_a_configuration_tells_models_apart_but_not_their_rounding(sapling, alice):
-    plain = Verifier(sapling, {"alice": alice}, decoder="encoder", steps=1)
-    own = configuration(plain)
-    encode, decode = sapling.autoencoder.encode, sapling.autoencoder.decode
-
-    def changed(by):
-        autoencoder = replace(sapling.autoencoder, encode=lambda x: encode(x.roll(by, -1)), decode=decode)
-        return configuration(replace(plain, model=replace(sapling, autoencoder=autoencoder)))
-
-    assert agree(own, changed(0))
-    assert not agree(own, changed(8))
-    near = own[:16] + "".join(f"{(int(own[i : i + 2], 16) + 1) % 256:02x}" for i in range(16, 40, 2))
-    assert agree(own, near) or "7f" in own
-    assert not agree(own, "")
 
 
 def test_asdict_has_every_column_of_parquet():
