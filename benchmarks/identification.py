@@ -23,7 +23,6 @@ published" here, while that over "six attacks" has square crops and no clean pic
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -41,6 +40,7 @@ from benchmarks.identification_keys import KINDS, OURS, TESTS, Keys, all_keys, o
 from benchmarks.identification_noise import CONDITIONS, SEED, Run, in_plan, recovered
 from benchmarks.identification_report import draw, readme_table
 from benchmarks.record import RESULTS, rate, resume, write
+from benchmarks.wide_search import wide_search
 from inversion import LatentDiffusionModel
 from watermark.features import Array
 from watermark.transforms import IDENTITY, Transform, transforms_of
@@ -57,23 +57,6 @@ Cell = dict[str, Any]
 
 FULL = Run(False, 48, 25, "anderson", 10, (32, 128, 2048, 10_000))
 QUICK = Run(True, 2, 4, "encoder", 2, (32, 128))
-
-
-def places() -> tuple[Transform, ...]:
-    """What the search undoes: mirroring and 72 angles, or a crop of both sides or of one to one of six shares.
-
-    A crop of share c leaves its middle within ±16 (1 − c) latent pixels of the picture's, of 32. Whole pixels are
-    tried, and shares in steps of 0.05, so that along either side nothing is off by more than half a pixel for its
-    place and 16 · 0.025 = 0.4 for its size; the finest marked structure, 10 cycles, is 3.2 long. Pictures turned
-    *and* cropped would take the product of both, and are not looked for.
-    """
-    crops = []
-    for share in (0.95, 0.9, 0.85, 0.8, 0.75, 0.7):
-        moves = transforms_of(shifts=math.ceil(round(16 * (1 - share), 9)))
-        crops += [Transform(shift=moved.shift, crop=share) for moved in moves]
-        crops += [Transform(shift=moved.shift, crop=(share, 1.0)) for moved in moves if moved.shift[1] == 0]
-        crops += [Transform(shift=moved.shift, crop=(1.0, share)) for moved in moves if moved.shift[0] == 0]
-    return (*transforms_of(72, mirrored=True), *crops)
 
 
 def place(
@@ -192,10 +175,10 @@ def speed(model: LatentDiffusionModel, keys: Keys, noise: Array, rounds: int) ->
 def main(quick: bool, output: Path) -> None:
     """Measure identification among many keys on Sapling."""
     run = QUICK if quick else FULL
-    transforms = {"as it is": IDENTITY, "searched": places()}
+    model = LatentDiffusionModel.load("sapling")
+    transforms = {"as it is": IDENTITY, "searched": wide_search(model.latent_shape)}
     searched = {"transformations": len(transforms["searched"]), "keys": list(run.families)}
     result = {"cells": {}} | resume("identification", run.noise_settings | searched, output)
-    model = LatentDiffusionModel.load("sapling")
     noise = recovered(model, run, output)
     channels, height, width = model.latent_shape
     keys = all_keys(max(run.families), (channels, height, width))

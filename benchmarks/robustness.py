@@ -1,6 +1,6 @@
 """What attacks leave of a mark: detection after dozens of them, by the encoder alone and by decoder inversion.
 
-    python -m benchmarks.robustness            100 pictures of each kind, three hours on a core; resumes
+    python -m benchmarks.robustness            100 pictures of each kind, five hours on a core; resumes
     python -m benchmarks.robustness --quick    2 of each, few attacks and iterations; under a minute
 
 Pictures of the same prompts and seeds carry a key of ours (``dense``), or a key of tree-ring code (rings of complex
@@ -70,7 +70,10 @@ Json = dict[str, Any]
 Noise = dict[Cell, NDArray[np.float16]]
 
 RECOVERIES = (ENCODER, OURS)
-TESTS = ("dense", "dense, searched", "tree-ring, angle", "tree-ring, chi-square", "tree-ring, L1")
+TESTS = (
+    *("dense", "dense, searched", "dense, wide search"),
+    *("tree-ring, angle", "tree-ring, chi-square", "tree-ring, L1"),
+)
 CONDITIONS = (
     *("clean", *SIX, "rotation 10°", "mirrored", "moved 4", "resized to 0.5", "WebP 50"),
     *("median 5", "contrast 2", "saturation 2", "hue 0.1", "sharpened", "3 bits", "screenshot", "reposted"),

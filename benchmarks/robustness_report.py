@@ -26,18 +26,23 @@ BLUR = "blur of half the radius"
 PUBLISHED_AREA = 0.975
 """AUC of tree-ring's rings on average over the six attacks, Stable Diffusion 2, as published by Wen et al. 2023."""
 SHORT = {"encoder": "encoder", "decoder inversion": "decoder inv."}
-COLUMNS = [(test, recovery) for test in ("dense, searched", "tree-ring, L1") for recovery in SHORT]
+OURS, WIDE, L1 = "dense, searched", "dense, wide search", "tree-ring, L1"
+COLUMNS = [
+    *((OURS, "encoder"), (OURS, "decoder inversion"), (WIDE, "decoder inversion")),
+    *((L1, "encoder"), (L1, "decoder inversion")),
+]
+NAMES = {OURS: "ours", WIDE: "ours, wide search", L1: L1}
 
 
 def draw(result: Json, path: Path) -> None:
     """What is found at a rate of 1e-3, by attack, for both marks and both recoveries; and as a matrix."""
     conditions = list(result["cells"])
-    figure = Figure(figsize=(13, 1.6 + 0.24 * len(conditions)), dpi=120, layout="constrained")
+    figure = Figure(figsize=(13, 1.6 + 0.28 * len(conditions)), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
-    styles = zip(COLUMNS, ("#8ec99b", "#1a7f37", "#f2a7ac", "#cf222e"), strict=True)
+    styles = zip(COLUMNS, ("#8ec99b", "#1a7f37", "#0969da", "#f2a7ac", "#cf222e"), strict=True)
     for k, ((test, recovery), colour) in enumerate(styles):
         cells = [at_level(result["cells"][c][recovery][test], "0.001") for c in conditions]
-        at = np.arange(len(conditions)) + 0.18 * (k - 1.5)
+        at = np.arange(len(conditions)) + 0.16 * (k - 2)
         rates = np.array([np.nan if cell is None else cell["rate"] for cell in cells])
         ends = np.array([[np.nan] * 2 if cell is None else cell["ci95"] for cell in cells]).T
         left.errorbar(
@@ -81,18 +86,18 @@ def at_level(cell: Json, level: str) -> Json | None:
 
 def readme_table(result: Json) -> str:
     """Detection by attack, averages, and forgeries, in Markdown."""
-    names = [f"{'ours' if 'dense' in test else 'tree-ring, L1'}, {SHORT[r]}" for test, r in COLUMNS]
+    names = [f"{NAMES[test]}, {SHORT[r]}" for test, r in COLUMNS]
     lines = [
         "| found at 0.1 % false positives; of ours by p / at the threshold | "
         + " | ".join(names)
-        + " | gained of ours (lost), p by Holm | AUC, ours / L1 | WAVES |",
+        + " | gained of ours (lost), p by Holm | AUC, ours / wide search / L1 | WAVES |",
         "|---|" + "---|" * (len(COLUMNS) + 3),
     ]
     for condition, cell in result["cells"].items():
         found = [by_p_and_threshold(cell[r][test]) for test, r in COLUMNS]
         gain = result["gain"][condition]
         change = f"{gain['first only']} ({gain['second only']}), {gain['Holm p']:.1g}"
-        areas = " / ".join(f"{cell['decoder inversion'][t]['area']['value']:.3f}" for t, _ in COLUMNS[::2])
+        areas = " / ".join(f"{cell['decoder inversion'][t]['area']['value']:.3f}" for t in NAMES)
         published = f"{PUBLISHED[condition]:.2f}" if condition in PUBLISHED else ""
         lines.append(f"| {condition} | {' | '.join(found)} | {change} | {areas} | {published} |")
     worst_of = f"worst of {len(result['cells'])} conditions"

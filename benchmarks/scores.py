@@ -23,19 +23,21 @@ from benchmarks.rates import interval, tidy
 from benchmarks.record import rate
 from benchmarks.robustness_pictures import our_key, their_key
 from benchmarks.usual_recipes import chi_square
+from benchmarks.wide_search import wide_search
 from watermark.features import Array
 from watermark.foreign import ArrayKey
 from watermark.keys import Pattern
 from watermark.search import key_matrix
 from watermark.transforms import IDENTITY, plain_transforms
 
-EXACT = ("dense", "dense, searched", "rings")
+EXACT = ("dense", "dense, searched", "dense, wide search", "rings")
 TREE_RING = ("tree-ring, angle", "tree-ring, chi-square", "tree-ring, L1")
 RAW = "tree-ring, raw L1"
-"""Our keys by our test, as it is and through mirrorings and right angles; keys of tree-ring code by our statistic,
-whose p takes the noise to be white for them, by the chi-square p of Wen et al. 2023, and by the L1 distance. That
-differs more between keys than between pictures, as some keys have more energy. So it is divided by what white noise
-has on average for the key: a verifier who knows the key may set a threshold for it. *Raw* it is as it comes."""
+"""Our keys by our test: as it is, through mirrorings and right angles, and through all angles and crops. Keys of
+tree-ring code by our statistic, whose p takes the noise to be white for them, by the chi-square p of Wen et al.
+2023, and by the L1 distance. That differs more between keys than between pictures, as some keys have more energy.
+So it is divided by what white noise has on average for the key: a verifier who knows the key may set a threshold
+for it. *Raw* it is as it comes."""
 LEVELS = (1e-2, 1e-3)
 VERDICT = 1e-6
 RESAMPLINGS = 1000
@@ -68,7 +70,8 @@ def misfits(test: str, noise: NDArray[np.floating], numbers: Sequence[int]) -> A
     z, numbers = noise.astype(np.float64), tuple(numbers)
     shape = z.shape[1:]
     if test in EXACT:
-        transforms = plain_transforms(shape) if test.endswith("searched") else IDENTITY
+        places = {"dense, searched": plain_transforms(shape), "dense, wide search": wide_search(shape)}
+        transforms = places.get(test, IDENTITY)
         kind = test.split(",", maxsplit=1)[0]
         rows = [(np.arange(len(z)), None)]
         return our_p(z, directions(numbers, shape, kind), Pattern(kind), transforms, rows)
@@ -96,12 +99,12 @@ def scores(
     Of the others there are several kinds, (m, C, h, w) each, whose pictures of the same number share a prompt.
     """
     numbers = sorted(set(own))
-    place = np.searchsorted(numbers, own)
+    fits = misfits(test, marked, (*numbers, *nobody))
     return Scores(
-        misfits(test, marked, numbers)[np.arange(len(marked)), place],
+        fits[np.arange(len(marked)), np.searchsorted(numbers, own)],
         misfits(test, np.concatenate(others), nobody),
         np.concatenate([np.arange(len(kind)) for kind in others]),
-        misfits(test, marked, nobody),
+        fits[:, len(numbers) :],
     )
 
 

@@ -29,6 +29,17 @@ def test_cropping_is_undone_by_the_spline_of_ndimage(shape, shares):
     np.testing.assert_allclose(undo(z, Transform(crop=shares)), np.reshape(wanted, shape), atol=1e-12)
 
 
+@pytest.mark.parametrize("shift", [(3, -2), (0, 5), (1.5, 0), (-0.25, 2)])
+def test_shifts_are_undone(shift):
+    """By whole pixels the samples go back to where they were; by less, every frequency turns by its phase."""
+    z = RNG.standard_normal((2, 3, 15, 32))
+    turns = np.fft.fftfreq(15)[:, None] * shift[0] + np.fft.fftfreq(32)[None, :] * shift[1]
+    wanted = np.fft.ifft2(np.fft.fft2(z) * np.exp(2j * np.pi * turns)).real
+    np.testing.assert_allclose(undo(z, Transform(shift=shift)), wanted, atol=1e-12)
+    if shift == (3, -2):
+        np.testing.assert_array_equal(undo(np.roll(z, shift, (-2, -1)), Transform(shift=shift)), z)
+
+
 def test_what_neighbours_share_is_not_mixed_up():
     """In whatever order the transformations come, each is undone as if alone."""
     z = RNG.standard_normal((2, 1, 12, 12))

@@ -144,6 +144,8 @@ def move_back(z: Array, shift: tuple[float, float]) -> Array:
     if shift == (0.0, 0.0):
         return z
     down, right = shift
+    if float(down).is_integer() and float(right).is_integer():
+        return np.roll(z, (-int(down), -int(right)), (-2, -1))
     phase = np.fft.fftfreq(z.shape[-2])[:, None] * down + np.fft.fftfreq(z.shape[-1])[None, :] * right
     return np.fft.ifft2(np.fft.fft2(z) * np.exp(2j * np.pi * phase)).real
 
