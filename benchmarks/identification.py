@@ -40,10 +40,9 @@ from benchmarks.identification_keys import KINDS, OURS, TESTS, Keys, all_keys, o
 from benchmarks.identification_noise import CONDITIONS, SEED, Run, in_plan, recovered
 from benchmarks.identification_report import draw, readme_table
 from benchmarks.record import RESULTS, rate, resume, write
-from benchmarks.wide_search import wide_search
 from inversion import LatentDiffusionModel
 from watermark.features import Array
-from watermark.transforms import IDENTITY, Transform, transforms_of
+from watermark.transforms import IDENTITY, Transform, transforms_of, wide_transforms
 from watermark.verify import Verifier
 
 AVERAGES = {
@@ -176,7 +175,7 @@ def main(quick: bool, output: Path) -> None:
     """Measure identification among many keys on Sapling."""
     run = QUICK if quick else FULL
     model = LatentDiffusionModel.load("sapling")
-    transforms = {"as it is": IDENTITY, "searched": wide_search(model.latent_shape)}
+    transforms = {"as it is": IDENTITY, "searched": wide_transforms(model.latent_shape)}
     searched = {"transformations": len(transforms["searched"]), "keys": list(run.families)}
     result = {"cells": {}} | resume("identification", run.noise_settings | searched, output)
     noise = recovered(model, run, output)

@@ -23,12 +23,11 @@ from benchmarks.rates import interval, tidy
 from benchmarks.record import rate
 from benchmarks.robustness_pictures import our_key, their_key
 from benchmarks.usual_recipes import chi_square
-from benchmarks.wide_search import wide_search
 from watermark.features import Array
 from watermark.foreign import ArrayKey
 from watermark.keys import Pattern
 from watermark.search import key_matrix
-from watermark.transforms import IDENTITY, plain_transforms
+from watermark.transforms import IDENTITY, plain_transforms, wide_transforms
 
 EXACT = ("dense", "dense, searched", "dense, wide search", "rings")
 TREE_RING = ("tree-ring, angle", "tree-ring, chi-square", "tree-ring, L1")
@@ -70,7 +69,7 @@ def misfits(test: str, noise: NDArray[np.floating], numbers: Sequence[int]) -> A
     z, numbers = noise.astype(np.float64), tuple(numbers)
     shape = z.shape[1:]
     if test in EXACT:
-        places = {"dense, searched": plain_transforms(shape), "dense, wide search": wide_search(shape)}
+        places = {"dense, searched": plain_transforms(shape), "dense, wide search": wide_transforms(shape)}
         transforms = places.get(test, IDENTITY)
         kind = test.split(",", maxsplit=1)[0]
         rows = [(np.arange(len(z)), None)]

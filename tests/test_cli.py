@@ -18,11 +18,13 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+from PIL import Image
 
 from watermark import KeyStore
 from watermark.calibration import Calibration
 from watermark.cli import cli, main
 from watermark.keystore import encryption
+from watermark.transforms import wide_transforms
 
 WORDS, OTHER_WORDS = "correct horse", "battery staple"
 
@@ -308,11 +310,30 @@ def test_what_is_looked_at_has_limits_and_a_syntax(workplace, capsys):
         ("--numbers 0-99999999", "at most 1,000,000 of them"),
         ("--rotations 90000", "more than 100,000"),
         ("--steps 0", "steps"),
+        ("--wide --shifts 1", "give no --rotations"),
+        ("--wide --no-mirrored", "give no --rotations"),
     ):
         assert run(f"{verify} {wrong}") == 2
         assert message in capsys.readouterr().err
     assert run("treering calibrate --generate 2 -o missing/nulls.safetensors") == 2
     assert "there is no folder" in capsys.readouterr().err
+
+
+def test_a_wide_search_finds_what_was_cropped_anywhere_or_turned(workplace, capsys):
+    run("treering key create carol")
+    run("treering embed strawberry --key carol --seed 3 --steps 10 -o made")
+    (name,) = Path("made").iterdir()
+    image = Image.open(name)
+    image.crop((20, 2, 122, 104)).resize(image.size, Image.Resampling.BICUBIC).save("cropped.png")
+    image.rotate(37, Image.Resampling.BICUBIC).save("turned.png")
+    verify = f"treering verify cropped.png turned.png --key carol --json {QUICK}"
+    assert run(verify) == 1
+    capsys.readouterr()
+    assert run(f"{verify} --wide") == 0
+    cropped, turned = map(json.loads, capsys.readouterr().out.splitlines())
+    assert "cropped to 0.8" in cropped["transform"]
+    assert cropped["transforms_tried"] == turned["transforms_tried"] == len(wide_transforms((4, 32, 32)))
+    assert turned["transform"] == "turned by 35°"
 
 
 def test_a_key_that_does_not_fit_the_model_is_left_out_of_all_and_refused_by_name(workplace, capsys):

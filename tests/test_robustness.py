@@ -22,10 +22,9 @@ from benchmarks import (
 from benchmarks import robustness_pictures as pictures
 from benchmarks import scores as scoring
 from benchmarks.model_attacks import MODEL_ATTACKS
-from benchmarks.wide_search import wide_search
 from watermark.detection import detect
 from watermark.foreign import detect_array
-from watermark.transforms import Transform, plain_transforms, views
+from watermark.transforms import plain_transforms, views, wide_transforms
 
 SHAPE = (4, 32, 32)
 
@@ -68,7 +67,7 @@ def test_scores_are_those_of_the_tests(white):
     np.testing.assert_allclose(found["dense"], detect(white, ours).p_value, rtol=1e-9)
     each = [detect(view, ours).p_value for view in views(white, plain_transforms(SHAPE))]
     np.testing.assert_allclose(found["dense, searched"], np.minimum(1, 8 * np.min(each, axis=0)), rtol=1e-9)
-    wide = wide_search(SHAPE)
+    wide = wide_transforms(SHAPE)
     each = [detect(view, ours).p_value for view in views(white, wide)]
     np.testing.assert_allclose(
         found["dense, wide search"], np.minimum(1, len(wide) * np.min(each, axis=0)), rtol=1e-9
@@ -83,24 +82,6 @@ def test_scores_are_those_of_the_tests(white):
     variance = y.var(1, ddof=1)
     expected = stats.ncx2.cdf(((y - k) ** 2).sum(1) / variance, y.shape[1], (k**2).sum() / variance)
     np.testing.assert_allclose(found["tree-ring, chi-square"], expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "done",
-    [
-        Transform(angle=75),
-        Transform(angle=200, flip=True),
-        Transform(crop=0.75, shift=(3, -2)),
-        Transform(crop=(1.0, 0.85), shift=(0, 2)),
-    ],
-)
-def test_the_wide_search_has_what_was_done_and_stays_near_it(done):
-    for shape in (SHAPE, (4, 64, 64)):
-        places = wide_search(shape)
-        assert done in places
-        assert len(places) == len(set(places))
-        farthest = max(max(place.shift) for place in places if place.crop == 0.75)
-        assert farthest == shape[-1] / 8
 
 
 def test_every_picture_meets_its_own_key(white):

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from watermark.transforms import Transform, transforms_of, undo, views
+from watermark.transforms import Transform, transforms_of, undo, views, wide_transforms
 
 RNG = np.random.default_rng(5)
 SHAPES = [(2, 3, 32, 32), (1, 2, 24, 40), (2, 1, 3, 31, 32), (1, 1, 1, 7)]
@@ -64,6 +64,24 @@ def test_an_exploded_sample_leaves_the_others_alone():
     alone = undo(noise[:1], Transform(crop=0.8))
     noise[1] *= 1e18
     np.testing.assert_array_equal(undo(noise, Transform(crop=0.8))[:1], alone)
+
+
+@pytest.mark.parametrize(
+    "done",
+    [
+        Transform(angle=75),
+        Transform(angle=200, flip=True),
+        Transform(crop=0.75, shift=(3, -2)),
+        Transform(crop=(1.0, 0.85), shift=(0, 2)),
+    ],
+)
+def test_the_wide_search_has_what_was_done_and_stays_near_it(done):
+    for shape in ((4, 32, 32), (4, 64, 64)):
+        places = wide_transforms(shape)
+        assert done in places
+        assert len(places) == len(set(places))
+        farthest = max(max(place.shift) for place in places if place.crop == 0.75)
+        assert farthest == shape[-1] / 8
 
 
 def test_bad_arguments_are_named():

@@ -84,6 +84,7 @@ MOST_TRANSFORMS = 100_000
     multiple=True,
     help="Look for a crop to this share of height and width, 0.8, or of each, 1x0.75, stretched to the old shape.",
 )
+@click.option("--wide", is_flag=True, help="Look at 72 angles and at crops to 0.7 or more, anywhere; slower.")
 @click.option(
     "--numbers",
     type=Numbers(),
@@ -115,6 +116,7 @@ def verify(
     mirrored: bool,
     shifts: int,
     crops: tuple[float | tuple[float, float], ...],
+    wide: bool,
     numbers: range | None,
     calibration: Path | None,
     store: Path,
@@ -131,7 +133,8 @@ def verify(
     \b
     treering verify out/*.png --key alice
     treering verify suspect.jpg --key alice --key bob --fpr 1e-9
-    treering verify turned.jpg --key alice --rotations 72 --crop 0.8 --crop 0.9
+    treering verify turned-or-cropped.jpg --key alice --wide
+    treering verify turned.jpg --key alice --rotations 36 --crop 0.8 --crop 0.9
     treering verify out/*.png --key alice --calibration sapling.safetensors
     treering verify *.png --all-keys --json | jq 'select(.status == "watermarked")'
     treering verify picture.png --key alice --numbers 0-9999
@@ -142,10 +145,14 @@ def verify(
     """
     from watermark.calibration import Calibration
     from watermark.foreign import read_array_key
-    from watermark.transforms import right_angles, transforms_of
+    from watermark.transforms import right_angles, transforms_of, wide_transforms
     from watermark.verify import Verifier
 
     check_usage(images, from_file, output, resume, form)
+    if wide and (rotations or shifts or crops or not mirrored):
+        raise click.UsageError(
+            "--wide looks in places of its own: give no --rotations, --shifts, --crop or mirroring"
+        )
     keys: dict[str, Any] = dict(chosen_keys(store, key_names, all_keys, optional=bool(foreign)))
     with understood():
         for file in foreign:
@@ -154,7 +161,9 @@ def verify(
             keys[file.stem] = read_array_key(file)
     loaded = load_model(**model)
     with understood(), progress_bar() as track:
-        transforms = transforms_of(rotations or right_angles(loaded.latent_shape), mirrored, shifts, crops)
+        shape = loaded.latent_shape
+        transforms = transforms_of(rotations or right_angles(shape), mirrored, shifts, crops)
+        transforms = wide_transforms(shape) if wide else transforms
         given = None if calibration is None else Calibration.load(calibration)
         if len(transforms) > MOST_TRANSFORMS:
             raise Trouble(f"that is {len(transforms):,} transformations, more than {MOST_TRANSFORMS:,}")
