@@ -30,9 +30,10 @@ from benchmarks.latents import Pictures, generated, nmse, off_range, video
 from benchmarks.record import RESULTS, peak_memory, rate, resume, write
 from inversion import Autoencoder, LatentDiffusionModel, Solution, invert_decoder
 from inversion.anderson import anderson
-from inversion.decoder import RADIUS, STEPS, decoder_residual
+from inversion.decoder import STEPS, decoder_residual
 from inversion.gradient import decoder_gradient
 from inversion.solvers import Iterate, Stop, adam, forward_step, inertial_km
+from inversion.trust import RADIUS
 
 CHUNK = 16
 Solver = Callable[..., Solution]

@@ -21,7 +21,7 @@ def draw(result: Json, path: Path) -> None:
     figure = Figure(figsize=(14, 3.6), dpi=120, layout="constrained")
     axes_of = figure.subplots(1, len(SHOWN) + len(result["log10 p"]))
     left, right = axes_of[: len(SHOWN)], axes_of[len(SHOWN) :]
-    colours = dict(zip(recoveries, ("#57606a", "#0969da", "#bf8700", "#cf222e", "#1a7f37"), strict=True))
+    colours = dict(zip(recoveries, ("#57606a", "#0969da", "#bf8700", "#cf222e", "#1a7f37", "#8250df"), strict=True))
     for axes, test in zip(left, SHOWN, strict=True):
         for recovery, colour in colours.items():
             points = result["curves"][recovery][test]
@@ -57,7 +57,7 @@ def readme_table(result: Json) -> str:
             lines.append(f"| {test}, {recovery} | {' | '.join((area, *at, *sure))} |")
     lines += [
         "",
-        "| decoder inversion against | found by it only / by the other only, at p ≤ 1e-6 | decades of p |",
+        "| decoder inversion, shrunk, against | found by it only / by the other only, at p ≤ 1e-6 | decades of p |",
     ]
     lines.append("|---|---|---|")
     for name, change in result["gain"].items():

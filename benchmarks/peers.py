@@ -32,14 +32,14 @@ from benchmarks.peers_report import draw, readme_table
 from benchmarks.rates import interval, tidy
 from benchmarks.record import RESULTS, rate, write
 from benchmarks.robustness import FULL, QUICK, scores_of
-from benchmarks.robustness_noise import ENCODER, FORGERY, OURS, REMOVAL, Cell, recovered
+from benchmarks.robustness_noise import ENCODER, FORGERY, OURS, REMOVAL, WHOLE, Cell, recovered
 from benchmarks.robustness_pictures import KINDS, load
 from benchmarks.scores import EXACT, LEVELS, RAW, Outcome, Scores, difference, measure, outcome, paired, thresholds
 
 Json = dict[str, Any]
 Found = dict[tuple[str, str, str], Outcome]
 
-RECOVERIES = (ENCODER, OURS)
+RECOVERIES = (ENCODER, WHOLE, OURS)
 L1 = "tree-ring, L1"
 TESTS = (L1, "tree-ring, chi-square", "tree-ring, angle", "dense", "dense, searched")
 LEVEL = LEVELS[1]

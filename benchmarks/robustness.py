@@ -7,8 +7,11 @@ Pictures of the same prompts and seeds carry a key of ours (``dense``), or a key
 values in one channel, Wen et al. 2023, https://arxiv.org/abs/2305.20030); others, of the same prompts and other
 seeds, carry none. Every attack does the same to each of them, with the same chance. *Negatives* for a test are the
 pictures without a mark and those with the other mark, attacked as well. How many pairs of a picture with a key of
-the same code and another key pass is beside it: where it is more, the test takes keys for each other. Noise is
-recovered without prompt or key. It is kept, as are the pictures: the analysis can be done anew.
+the same code and another key pass is beside it: where it is more, the test takes keys for each other.
+
+Noise is recovered without prompt or key, from three latents: the encoder's; that of decoder inversion, which
+reproduces the pixels as well as it can, and with them what an attack did to them; and that latent *shrunk* towards
+the encoder's (:func:`inversion.trust.shrink`). Noise and pictures are kept: the analysis can be done anew.
 
 Rates of false positives are averaged over the secret choice of the key, in two ways. Our p is exact: at the level
 1e-3 it is wrong for one key in a thousand, whatever the picture. Beside it stands the threshold that one in a
@@ -32,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
+from scipy import stats
 
 from benchmarks.attacks import SIX
 from benchmarks.model_attacks import MODEL_ATTACKS
@@ -43,6 +47,7 @@ from benchmarks.robustness_noise import (
     OURS,
     REMOVAL,
     UNMARKED_AS,
+    WHOLE,
     Cell,
     kinds_of,
     recovered,
@@ -69,9 +74,9 @@ from watermark.search import holm
 Json = dict[str, Any]
 Noise = dict[Cell, NDArray[np.float16]]
 
-RECOVERIES = (ENCODER, OURS)
+RECOVERIES = (ENCODER, WHOLE, OURS)
 TESTS = (
-    *("dense", "dense, searched", "dense, wide search"),
+    *("dense", DEFAULT := "dense, searched", "dense, wide search"),
     *("tree-ring, angle", "tree-ring, chi-square", "tree-ring, L1"),
 )
 CONDITIONS = (
@@ -145,6 +150,14 @@ def gain(before: list[Outcome], after: list[Outcome]) -> Json:
     return difference(again[1], again[0], rates[1] - rates[0])
 
 
+def gained(ours: NDArray[np.float64], other: NDArray[np.float64]) -> Json:
+    """What smaller p (n,) find that larger do not at 1e-3, and by how many decades they are smaller, paired."""
+    decades = np.log10(other) - np.log10(ours)
+    p = stats.wilcoxon(decades).pvalue if np.any(decades) else 1.0
+    both = paired(ours <= LEVELS[1], other <= LEVELS[1])
+    return both | {"decades, median": tidy(np.median(decades)), "Wilcoxon p": tidy(p)}
+
+
 def forged(noise: Noise, condition: str, recovery: str, keys: int) -> Json:
     """How many forgeries carry the key for our tests, and for the L1 threshold set on clean unmarked pictures."""
     out: Json = {}
@@ -176,18 +189,19 @@ def analyse(noise: Noise, run: Run) -> Json:
                 one = outcome(scores_of(noise, test, condition, recovery, run.keys))
                 found[condition, recovery, test] = one
                 cells.setdefault(condition, {}).setdefault(recovery, {})[test] = measure(one, test in EXACT)
-        change[condition] = paired(
-            *(found[condition, r, "dense, searched"].scores.own <= LEVELS[1] for r in reversed(RECOVERIES))
-        )
-    adjusted = holm(np.array([cell["McNemar p"] for cell in change.values()]))
-    for cell, p in zip(change.values(), adjusted.tolist(), strict=True):
-        cell["Holm p"] = tidy(p)
+        own = {r: found[condition, r, DEFAULT].scores.own for r in RECOVERIES}
+        change[condition] = {r: gained(own[OURS], own[r]) for r in RECOVERIES[:-1]}
+    for other in RECOVERIES[:-1]:
+        for name in ("McNemar p", "Wilcoxon p"):
+            adjusted = holm(np.array([each[other][name] for each in change.values()]))
+            for cell, p in zip(change.values(), adjusted.tolist(), strict=True):
+                cell[other][f"{name}, Holm"] = tidy(p)
     groups = {"all attacks": [c for c in attacks if c != "clean"], "six attacks": [c for c in SIX if c in attacks]}
     for label, group in groups.items():
         for test in TESTS:
             rows = {r: [found[c, r, test] for c in group] for r in RECOVERIES}
             averages.setdefault(label, {})[test] = {r: average(each, test in EXACT) for r, each in rows.items()}
-            averages[label][test]["gain"] = gain(rows[ENCODER], rows[OURS])
+            averages[label][test]["gain"] = {r: gain(rows[r], rows[OURS]) for r in RECOVERIES[:-1]}
     forgeries = {c: {r: forged(noise, c, r, run.keys) for r in RECOVERIES} for c in run.conditions if c in FORGERY}
     return {"cells": cells, "gain": change, "averages": averages, "forgeries": forgeries}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,12 @@ from benchmarks.robustness_pictures import (
     pictures,
 )
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion
+from inversion.decoder import decoder_residual
+from inversion.trust import shrink
 from watermark.generate import to_images
 
-ENCODER, OURS = "encoder", "decoder inversion"
+ENCODER, WHOLE, OURS = "encoder", "decoder inversion", "decoder inversion, shrunk"
+"""How a latent is recovered: all the way of decoder inversion, or as far as :func:`inversion.trust.shrink` goes."""
 PUBLISHED = ("forward step, as published", "Adam on T, as published", "gradient descent, as published")
 UNMARKED_AS = {f"unmarked, as {kind}": kind for kind in ONE_KEY}
 """Unmarked pictures from which the mark of one key is taken, as from those that carry it."""
@@ -101,20 +105,29 @@ def in_parts(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.cat([run(part) for part in x.split(BATCH)])
 
 
-def recover(model: LatentDiffusionModel, run: Run, x: Tensor, recovery: str) -> NDArray[np.float16]:
-    """Noise (B, C, h, w) of pictures (B, 3, H, W) in [-1, 1]; the prompt is taken to be unknown."""
-    method, steps = {
-        ENCODER: ("encoder", None),
-        OURS: ("anderson", run.decoder_steps),
-        PUBLISHED[0]: ("forward_step", run.published_steps),
-        PUBLISHED[1]: ("adam", run.published_steps),
-        PUBLISHED[2]: ("gradient", run.published_steps),
-    }[recovery]
-    found = []
+def recover(
+    model: LatentDiffusionModel, run: Run, x: Tensor, recoveries: Sequence[str]
+) -> dict[str, NDArray[np.float16]]:
+    """Noise (B, C, h, w) of pictures (B, 3, H, W) in [-1, 1] by several ways; the prompt is taken to be unknown."""
+    found: dict[str, list[Tensor]] = {recovery: [] for recovery in recoveries}
     for part in x.split(BATCH):
-        z_0 = invert_decoder(model.autoencoder, part.to(model.device), method=method, steps=steps).value
-        found.append(invert_diffusion(model, z_0, steps=run.inversion_steps).value)
-    return torch.cat(found).cpu().numpy().astype(np.float16)
+        for recovery, z_0 in latents(model, run, part.to(model.device), recoveries).items():
+            found[recovery].append(invert_diffusion(model, z_0, steps=run.inversion_steps).value)
+    return {recovery: torch.cat(parts).cpu().numpy().astype(np.float16) for recovery, parts in found.items()}
+
+
+def latents(model: LatentDiffusionModel, run: Run, x: Tensor, recoveries: Sequence[str]) -> dict[str, Tensor]:
+    """Latents of pictures by several ways; decoder inversion runs once for both that use it."""
+    invert = partial(invert_decoder, model.autoencoder, x)
+    published = dict(zip(PUBLISHED, ("forward_step", "adam", "gradient"), strict=True))
+    found = {r: invert(method=published[r], steps=run.published_steps).value for r in recoveries if r in published}
+    if ENCODER in recoveries:
+        found[ENCODER] = invert(method="encoder").value
+    if WHOLE in recoveries or OURS in recoveries:
+        whole = invert(method="anderson", steps=run.decoder_steps)
+        shrunk = shrink(whole, *decoder_residual(model.autoencoder, x)) if OURS in recoveries else whole
+        found |= {WHOLE: whole.value, OURS: shrunk.value}
+    return {recovery: found[recovery] for recovery in recoveries}
 
 
 def recovered(
@@ -142,8 +155,7 @@ def recovered(
     for condition, cells in track(missing.items(), "recovering noise", console=Console(stderr=True)):
         for kind in dict.fromkeys(kind for kind, _, _ in cells):
             x = as_pixels(attacked(model, images, kind, condition))
-            for recovery in [r for k, _, r in cells if k == kind]:
-                z = recover(model, run, x, recovery)
+            for recovery, z in recover(model, run, x, [r for k, _, r in cells if k == kind]).items():
                 if not np.isfinite(z).all():
                     raise ValueError(f"the noise of {kind} | {condition} is not finite; try --dtype fp32")
                 own[name_of((kind, condition, recovery))] = z

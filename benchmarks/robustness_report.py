@@ -25,50 +25,39 @@ the strengths there, which are not those here."""
 BLUR = "blur of half the radius"
 PUBLISHED_AREA = 0.975
 """AUC of tree-ring's rings on average over the six attacks, Stable Diffusion 2, as published by Wen et al. 2023."""
-SHORT = {"encoder": "encoder", "decoder inversion": "decoder inv."}
+SHORT = {"encoder": "encoder", "decoder inversion": "decoder inv.", "decoder inversion, shrunk": "shrunk"}
+FIRST, _, LAST = SHORT
 OURS, WIDE, L1 = "dense, searched", "dense, wide search", "tree-ring, L1"
-COLUMNS = [
-    *((OURS, "encoder"), (OURS, "decoder inversion"), (WIDE, "decoder inversion")),
-    *((L1, "encoder"), (L1, "decoder inversion")),
-]
+COLUMNS = [(OURS, FIRST), (OURS, LAST), (WIDE, LAST), (L1, FIRST), (L1, LAST)]
 NAMES = {OURS: "ours", WIDE: "ours, wide search", L1: L1}
 
 
 def draw(result: Json, path: Path) -> None:
-    """What is found at a rate of 1e-3, by attack, for both marks and both recoveries; and as a matrix."""
+    """What is found at a rate of 1e-3, by attack, for both marks; and p of our keys by recovery."""
     conditions = list(result["cells"])
     figure = Figure(figsize=(13, 1.6 + 0.28 * len(conditions)), dpi=120, layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
+    left, right = figure.subplots(1, 2, sharey=True)
     styles = zip(COLUMNS, ("#8ec99b", "#1a7f37", "#0969da", "#f2a7ac", "#cf222e"), strict=True)
     for k, ((test, recovery), colour) in enumerate(styles):
         cells = [at_level(result["cells"][c][recovery][test], "0.001") for c in conditions]
         at = np.arange(len(conditions)) + 0.16 * (k - 2)
         rates = np.array([np.nan if cell is None else cell["rate"] for cell in cells])
         ends = np.array([[np.nan] * 2 if cell is None else cell["ci95"] for cell in cells]).T
-        left.errorbar(
-            rates,
-            at,
-            xerr=np.abs(ends - rates),
-            fmt="o",
-            ms=3.5,
-            lw=1,
-            color=colour,
-            label=f"{test}, {recovery}",
-        )
+        name = f"{NAMES[test]}, {SHORT[recovery]}"
+        left.errorbar(rates, at, xerr=np.abs(ends - rates), fmt="o", ms=3.5, lw=1, color=colour, label=name)
     left.set_yticks(range(len(conditions)), conditions, fontsize=8)
     left.invert_yaxis()
     left.set(xlim=(-0.03, 1.03), xlabel="found at 0.1 % false positives", title="95 % intervals")
-    left.grid(alpha=0.3)
-    figure.legend(fontsize=8, loc="outside lower left", ncols=2)
-    names = [(test, r) for test in tests_of(result) for r in SHORT]
-    areas = [[result["cells"][c][r][test]["area"]["value"] for test, r in names] for c in conditions]
-    right.imshow(areas, cmap="RdYlGn", vmin=0.5, vmax=1, aspect="auto")
-    for i, row in enumerate(areas):
-        for j, value in enumerate(row):
-            right.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=6)
-    right.set_xticks(range(len(names)), [f"{t}\n{SHORT[r]}" for t, r in names], rotation=60, fontsize=7)
-    right.set_yticks([])
-    right.set_title("Area under the ROC curve")
+    left.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.4, -0.05), ncols=2)
+    for recovery, colour, marker in zip(SHORT, ("#57606a", "#0969da", "#1a7f37"), "s^o", strict=True):
+        logs = [np.log10(result["cells"][c][recovery]["dense"]["median p"]) for c in conditions]
+        right.plot(logs, range(len(conditions)), marker, ms=5, alpha=0.8, color=colour, label=SHORT[recovery])
+    right.axvline(-6, color="0.6", lw=1)
+    right.invert_xaxis()
+    right.set(xlabel="median log10 p of our keys, as it is", title="By how the latent is recovered")
+    right.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.05), ncols=3)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
     figure.savefig(path)
 
 
@@ -90,22 +79,21 @@ def readme_table(result: Json) -> str:
     lines = [
         "| found at 0.1 % false positives; of ours by p / at the threshold | "
         + " | ".join(names)
-        + " | gained of ours (lost), p by Holm | AUC, ours / wide search / L1 | WAVES |",
-        "|---|" + "---|" * (len(COLUMNS) + 3),
+        + " | AUC, ours / wide search / L1 | WAVES |",
+        "|---|" + "---|" * (len(COLUMNS) + 2),
     ]
     for condition, cell in result["cells"].items():
         found = [by_p_and_threshold(cell[r][test]) for test, r in COLUMNS]
-        gain = result["gain"][condition]
-        change = f"{gain['first only']} ({gain['second only']}), {gain['Holm p']:.1g}"
-        areas = " / ".join(f"{cell['decoder inversion'][t]['area']['value']:.3f}" for t in NAMES)
+        areas = " / ".join(f"{cell[LAST][t]['area']['value']:.3f}" for t in NAMES)
         published = f"{PUBLISHED[condition]:.2f}" if condition in PUBLISHED else ""
-        lines.append(f"| {condition} | {' | '.join(found)} | {change} | {areas} | {published} |")
+        lines.append(f"| {condition} | {' | '.join(found)} | {areas} | {published} |")
+    lines += ["", *recoveries(result)]
     worst_of = f"worst of {len(result['cells'])} conditions"
     head = f"| at p ≤ | found, clean → average over attacks | false positives, clean | {worst_of} | other keys |"
     lines += ["", head, "|---|---|---|---|---|"]
     for test in [t for t in tests_of(result) if "dense" in t]:
         for level in ("0.01", "0.001", "1e-06"):
-            cells = {c: cell["decoder inversion"][test]["at p"][level] for c, cell in result["cells"].items()}
+            cells = {c: cell[LAST][test]["at p"][level] for c, cell in result["cells"].items()}
             mean = np.mean([cell["rate"] for c, cell in cells.items() if c != "clean"])
             worst = max(cells, key=lambda c: cells[c]["false"]["rate"])
             lines.append(
@@ -124,27 +112,52 @@ def readme_table(result: Json) -> str:
     return "\n".join(lines)
 
 
+def recoveries(result: Json) -> list[str]:
+    """The table of p by recovery, in the default search."""
+    names = " | ".join(SHORT.values())
+    lines = [
+        f"| median p of ours, default search | {names} | shrunk against encoder, found more (less); decades "
+        "| shrunk against decoder inv. |",
+        "|---|" + "---|" * (len(SHORT) + 2),
+    ]
+    for condition, gain in result["gain"].items():
+        p = [f"{result['cells'][condition][r][OURS]['median p']:.0e}" for r in SHORT]
+        change = [
+            f"{of['first only']} ({of['second only']}); {of['decades, median']:+.1f} "
+            f"(p = {of['Wilcoxon p, Holm']:.1g})"
+            for of in gain.values()
+        ]
+        lines.append(f"| {condition} | {' | '.join([*p, *change])} |")
+    return lines
+
+
 def averages(result: Json) -> list[str]:
     """The table of averages over attacks."""
     lines = [
         "",
-        "| average over attacks | test | at 1 %, encoder → decoder inversion | at 0.1 % | gained at 0.1 % | AUC |",
-        "|---|---|---|---|---|---|",
+        f"| average over attacks | test | at 1 %, {' → '.join(SHORT.values())} | at 0.1 % "
+        "| shrunk against encoder, at 0.1 % | against decoder inv. | AUC |",
+        "|---|---|---|---|---|---|---|",
     ]
     for label, tests in result["averages"].items():
         for test, of in tests.items():
-            both = [of[recovery] for recovery in SHORT]
+            each = [of[recovery] for recovery in SHORT]
             columns = [
-                " → ".join(interval(each[name]) for each in both)
+                " → ".join(interval(cell[name]) for cell in each)
                 for name in ("at rate 0.01", "at rate 0.001", "area")
             ]
-            low, high = of["gain"]["ci95"]
-            columns.insert(2, f"{of['gain']['difference']:+.3f} ({low:+.3f} … {high:+.3f})")
+            columns[2:2] = [difference(gain) for gain in of["gain"].values()]
             lines.append(f"| {label} | {test} | {' | '.join(columns)} |")
     lines.append(
-        f"| six attacks | tree-ring, as published for Stable Diffusion 2, {BLUR} | | | | {PUBLISHED_AREA} |"
+        f"| six attacks | tree-ring, as published for Stable Diffusion 2, {BLUR} | | | | | {PUBLISHED_AREA} |"
     )
     return lines
+
+
+def difference(gain: Json) -> str:
+    """A difference of rates with its interval."""
+    low, high = gain["ci95"]
+    return f"{gain['difference']:+.3f} ({low:+.3f} … {high:+.3f})"
 
 
 def by_p_and_threshold(cell: Json) -> str:

@@ -17,17 +17,18 @@ from inversion.autoencoder import Autoencoder
 from inversion.chunks import concatenate, in_chunks
 from inversion.conventions import unfold_frames
 from inversion.gradient import decoder_gradient
-from inversion.solvers import Callback, Residual, Solution, Stop, rms
+from inversion.solvers import Callback, Residual, Solution, Stop
+from inversion.trust import EIGHT_BIT, shrink, trust
 
-EIGHT_BIT = (2 / 255) / 12**0.5
-"""RMS of rounding to 8 bits, in pixels on [-1, 1]: no iterate can be told from the truth below it."""
-
-RADIUS = 0.15
-"""How far the default may move a latent from the encoder's, RMS over its channels (diffusion latents have unit
-variance). Where two latents give nearly the same pixels, the encoder's estimate may lie between them, and the
-solver can run to the wrong one."""
-
-STEPS = {"anderson": 12, "forward_step": 10, "inertial_km": 100, "adam": 100, "gradient": 100, "encoder": 0}
+STEPS = {
+    "anderson": 12,
+    "shrinkage": 12,
+    "forward_step": 10,
+    "inertial_km": 100,
+    "adam": 100,
+    "gradient": 100,
+    "encoder": 0,
+}
 """The methods, and how many updates each makes unless told otherwise."""
 
 
@@ -55,8 +56,11 @@ def invert_decoder(
     """Find latents z whose decoding is x.
 
     Methods:
-    - ``anderson``: Anderson acceleration that mixes by pixel error, then :func:`trust`; the default, as measured in
-      ``benchmarks/decoder_inversion.py``.
+    - ``anderson``: Anderson acceleration that mixes by pixel error, then :func:`inversion.trust.trust`; the
+      default, as measured in ``benchmarks/decoder_inversion.py``.
+    - ``shrinkage``: the same, then :func:`inversion.trust.shrink`: for pictures that may have been changed since
+      they were decoded, where the latent that was decoded is wanted rather than one that reproduces the change; the
+      default of verification, as measured in ``benchmarks/robustness.py``.
     - ``forward_step`` (ρ = ½), ``inertial_km`` (α = .9) and ``adam`` (rate .01, scheduled): as published.
     - ``gradient``: Adam on ‖D(z) − x‖² (rate .1, scheduled), which back-propagates: slow and memory-hungry.
     - ``encoder``: z = E(x), the baseline that everybody uses.
@@ -68,8 +72,9 @@ def invert_decoder(
         x: (B, 3, H, W) float32 pictures in [-1, 1], or (B, 3, F, H, W) videos. A picture autoencoder takes the
             frames of a video one by one, as AnimateDiff and LaVie do.
         method: see above.
-        steps: number of updates; None is 12 for ``anderson``, 10 for ``forward_step``, 100 for the others but the
-            encoder, which has none. :func:`trust` may need one or two evaluations more.
+        steps: number of updates; None is 12 for ``anderson`` and ``shrinkage``, 10 for ``forward_step``, 100 for
+            the others but the encoder, which has none. ``trust`` and ``shrink`` may need one or two evaluations
+            more each.
         chunk_size: pictures, frames, or videos of a video autoencoder, that go through the networks together, ≥ 1.
             Memory grows with it, not with B nor, where frames are independent, with F. It is halved when memory
             runs out.
@@ -78,10 +83,10 @@ def invert_decoder(
 
     Returns:
         A :class:`Solution`. ``value`` (B, C, [F',] h, w) is the iterate with the lowest pixel error, E(x) among
-        them, or what :func:`trust` makes of it: its pixel error is never above that of E(x). ``merit`` is the pixel
-        error (RMS on [-1, 1]); ``converged`` says that it is within 5 % of 8-bit rounding. The numbers are those of
-        each picture or video, (B,), or of each frame where frames are independent, (B, F); a sample that is not
-        finite to begin with has an infinite merit. All lie on the network's device.
+        them, or what ``trust`` and ``shrink`` make of it: its pixel error is never above that of E(x). ``merit`` is
+        the pixel error (RMS on [-1, 1]); ``converged`` says that it is within 5 % of 8-bit rounding. The numbers
+        are those of each picture or video, (B,), or of each frame where frames are independent, (B, F); a sample
+        that is not finite to begin with has an infinite merit. All lie on the network's device.
 
     Raises:
         ValueError: if the shape, a value of x or an argument is out of range, or the method is unknown.
@@ -111,45 +116,15 @@ def solve_chunk(
         b, residual = decoder_gradient(autoencoder, x)
         return solvers.adam(residual, b, stop, learning_rate=0.1, callback=callback)
     b, residual = decoder_residual(autoencoder, x)
-    if method == "anderson":
+    if method in ("anderson", "shrinkage"):
         stop = replace(stop, patience=5)
-        return trust(anderson(residual, b, stop, callback=callback), b, residual, RADIUS)
+        solution = trust(anderson(residual, b, stop, callback=callback), b, residual)
+        return shrink(solution, b, residual) if method == "shrinkage" else solution
     if method == "inertial_km":
         return solvers.inertial_km(residual, b, stop, callback=callback)
     if method == "adam":
         return solvers.adam(residual, b, stop, callback=callback)
     return solvers.forward_step(residual, b, stop, step_size=0.5, callback=callback)
-
-
-def trust(solution: Solution, b: Tensor, residual: Residual, radius: float) -> Solution:
-    """Shorten every latent's way from the encoder's estimate b to at most ``radius``, RMS over its channels.
-
-    Needs one more evaluation for the samples that change. Those whose pixel error then is above that of b get b.
-    """
-    way = solution.value - b
-    length = way.square().mean(1, keepdim=True).sqrt()
-    rows = (length > radius).flatten(1).any(1).nonzero()[:, 0]
-    if not len(rows):
-        return solution
-    z = (b + way * (radius / length.clamp(min=radius)))[rows]
-    t, error = residual(z, rows)
-    value, residual_rms, merit = solution.value.clone(), solution.residual.clone(), solution.merit.clone()
-    evaluations = solution.evaluations.clone()
-    value[rows], residual_rms[rows], merit[rows] = z, rms(t), rms(error)
-    evaluations[rows] += 1
-    worse = rows[~(merit[rows] <= solution.history[0, rows])]
-    if len(worse):
-        again, error = residual(b[worse], worse)
-        value[worse], residual_rms[worse], merit[worse] = b[worse], rms(again), rms(error)
-        evaluations[worse] += 1
-    return replace(
-        solution,
-        value=value,
-        residual=residual_rms,
-        merit=merit,
-        evaluations=evaluations,
-        converged=merit <= 1.05 * EIGHT_BIT,
-    )
 
 
 def by_frame(solution: Solution, batch: int) -> Solution:

@@ -7,9 +7,10 @@ from benchmarks.record import peak_memory
 from inversion import invert_decoder
 from inversion.autoencoder import from_diffusers
 from inversion.chunks import out_of_memory
-from inversion.decoder import EIGHT_BIT, RADIUS, STEPS, decoder_residual, trust
+from inversion.decoder import STEPS, decoder_residual
 from inversion.gradient import decoder_gradient
 from inversion.solvers import Solution, Stop, forward_step, rms
+from inversion.trust import DOUBT, EIGHT_BIT, RADIUS, shrink, trust
 from tests.problems import linear_autoencoder, tiny_vae
 from tests.tiny_autoencoders import ALL, example
 
@@ -121,6 +122,41 @@ def test_trust_shortens_long_ways_only():
     assert torch.equal(found.value[2], b[2])
     assert found.evaluations.tolist() == [6, 5, 7]
     torch.testing.assert_close(found.merit[0], rms(found.value - value)[0])
+
+
+def test_shrinking_goes_back_by_what_remains_of_the_pixel_error():
+    """The pixel error is 1 at b = 0 and ``left`` at z = 1, linear in between, but for the last sample."""
+    left = torch.tensor([0.0, 0.1, 0.5, 1.0, 1.5, 0.5])
+    b, value = torch.zeros(6, 4, 2, 2), torch.ones(6, 4, 2, 2)
+
+    def residual(z, rows):
+        error = 1 - (1 - left[rows].view(-1, 1, 1, 1)) * z
+        return z, torch.where((rows == 5).view(-1, 1, 1, 1) & (z > 0), 3.0, error)
+
+    start = Solution(value, rms(value), left, torch.full((6,), 5), left == 0, torch.ones(1, 6))
+    found = shrink(start, b, residual)
+    ratio = (left**2 / (1 - left**2))[1:3]
+    torch.testing.assert_close(found.value[1:3, 0, 0, 0], 1 / (1 + DOUBT * ratio**2))
+    assert torch.equal(found.value[0], value[0])
+    assert torch.equal(found.value[3:], b[3:])
+    assert found.evaluations.tolist() == [5, 6, 6, 6, 6, 7]
+    torch.testing.assert_close(found.merit, rms(residual(found.value, torch.arange(6))[1]))
+    assert (found.merit <= 1).all()
+
+
+def test_shrinkage_trusts_what_a_decoder_made_and_not_what_noise_did_to_it(sapling, marked):
+    clean = sapling_pictures(marked)
+    generator = torch.Generator().manual_seed(0)
+    noisy = (clean + 0.2 * torch.randn(clean.shape, generator=generator)).clamp(-1, 1)
+    for x, low, high in ((clean, 0.7, 1.0), (noisy, 0.0, 0.2)):
+        b = sapling.autoencoder.encode(x)
+        whole, part = (
+            invert_decoder(sapling.autoencoder, x, method=m).value - b for m in ("anderson", "shrinkage")
+        )
+        share = (part * whole).sum((1, 2, 3)) / whole.square().sum((1, 2, 3))
+        assert (low <= share).all()
+        assert (share <= high + 1e-4).all()
+        torch.testing.assert_close(part, share.view(-1, 1, 1, 1) * whole, rtol=1e-3, atol=1e-4)
 
 
 def test_a_sample_that_is_not_finite_does_not_depend_on_its_neighbours():

@@ -46,7 +46,7 @@ class NumberList(click.ParamType):
             self.fail(f"{value!r} is not numbers between commas, like 4,64,64", param, ctx)
 
 
-DECODERS = ("anderson", "forward_step", "encoder")
+DECODERS = ("anderson", "shrinkage", "forward_step", "encoder")
 
 
 def inversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
