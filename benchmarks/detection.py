@@ -29,6 +29,7 @@ from benchmarks.robustness import FULL, QUICK, scores_of
 from benchmarks.robustness_noise import ENCODER, OURS, PUBLISHED, WHOLE, Cell, recovered
 from benchmarks.robustness_pictures import KINDS, RINGS, load
 from benchmarks.scores import TREE_RING, VERDICT, Scores, curve, measure, outcome, paired
+from watermark.search import holm
 
 Json = dict[str, Any]
 
@@ -51,6 +52,10 @@ def analyse(noise: dict[Cell, NDArray[np.float16]], keys: int) -> Json:
         for test in OUR_TESTS
         for recovery in RECOVERIES[:-1]
     }
+    for name in ("McNemar p", "Wilcoxon p"):
+        adjusted = holm(np.array([cell[name] for cell in change.values()])).tolist()
+        for cell, p in zip(change.values(), adjusted, strict=True):
+            cell[f"{name}, Holm"] = tidy(p)
     logs = {test: {r: tidy(np.sort(np.log10(found[r, test].own))) for r in RECOVERIES} for test in ("dense", RINGS)}
     return {"cells": cells, "curves": curves, "gain": change, "log10 p": logs}
 

@@ -57,13 +57,14 @@ def readme_table(result: Json) -> str:
             lines.append(f"| {test}, {recovery} | {' | '.join((area, *at, *sure))} |")
     lines += [
         "",
-        "| decoder inversion, shrunk, against | found by it only / by the other only, at p ≤ 1e-6 | decades of p |",
+        "| decoder inversion, shrunk, against | found by it only / by the other only, at p ≤ 1e-6 (McNemar, Holm) "
+        "| decades of p (Wilcoxon, Holm) |",
     ]
     lines.append("|---|---|---|")
     for name, change in result["gain"].items():
         lines.append(
             f"| {name.replace(' | ', ', ')} | {change['first only']} / {change['second only']} "
-            f"(McNemar p = {change['McNemar p']:.2g}) "
-            f"| {change['decades, median']:.1f} (Wilcoxon p = {change['Wilcoxon p']:.1g}) |"
+            f"(p = {change['McNemar p, Holm']:.2g}) "
+            f"| {change['decades, median']:.1f} (p = {change['Wilcoxon p, Holm']:.1g}) |"
         )
     return "\n".join(lines)

@@ -10,8 +10,9 @@ pictures without a mark and those with the other mark, attacked as well. How man
 the same code and another key pass is beside it: where it is more, the test takes keys for each other.
 
 Noise is recovered without prompt or key, from three latents: the encoder's; that of decoder inversion, which
-reproduces the pixels as well as it can, and with them what an attack did to them; and that latent *shrunk* towards
-the encoder's (:func:`inversion.trust.shrink`). Noise and pictures are kept: the analysis can be done anew.
+reproduces the pixels, as far as it goes (:func:`inversion.trust.trust`), and with them what an attack did to them;
+and that latent *shrunk* towards the encoder's (:func:`inversion.trust.shrink`). Noise and pictures are kept: the
+analysis can be done anew.
 
 Rates of false positives are averaged over the secret choice of the key, in two ways. Our p is exact: at the level
 1e-3 it is wrong for one key in a thousand, whatever the picture. Beside it stands the threshold that one in a
@@ -56,13 +57,14 @@ from benchmarks.robustness_pictures import MARKS, NOBODY, ONE_KEY, Run, load, ow
 from benchmarks.robustness_report import draw, readme_table
 from benchmarks.scores import (
     EXACT,
+    L1,
     LEVELS,
+    TREE_RING,
     VERDICT,
     Outcome,
     Scores,
     difference,
     measure,
-    misfits,
     outcome,
     paired,
     resampled,
@@ -77,7 +79,7 @@ Noise = dict[Cell, NDArray[np.float16]]
 RECOVERIES = (ENCODER, WHOLE, OURS)
 TESTS = (
     *("dense", DEFAULT := "dense, searched", "dense, wide search"),
-    *("tree-ring, angle", "tree-ring, chi-square", "tree-ring, L1"),
+    *TREE_RING,
 )
 CONDITIONS = (
     *("clean", *SIX, "rotation 10°", "mirrored", "moved 4", "resized to 0.5", "WebP 50"),
@@ -161,16 +163,14 @@ def gained(ours: NDArray[np.float64], other: NDArray[np.float64]) -> Json:
 def forged(noise: Noise, condition: str, recovery: str, keys: int) -> Json:
     """How many forgeries carry the key for our tests, and for the L1 threshold set on clean unmarked pictures."""
     out: Json = {}
-    for kind, test in zip(ONE_KEY, ("dense", "tree-ring, L1"), strict=True):
-        own = misfits(test, noise[kind, condition, recovery], [own_number(kind, 0)])[:, 0]
-        if test in EXACT:
-            limits: tuple[float, ...] = (*LEVELS, VERDICT)
-            levels = limits
-        else:
-            clean = misfits(test, noise["unmarked", "clean", recovery], range(NOBODY, NOBODY + keys))
-            levels, limits = LEVELS, tuple(thresholds(clean, LEVELS, np.ones((1, len(clean))))[:, 0])
+    for kind, test in zip(ONE_KEY, ("dense", L1), strict=True):
+        forgeries, clean = noise[kind, condition, recovery], noise["unmarked", "clean", recovery]
+        own = [own_number(kind, i) for i in range(len(forgeries))]
+        s = scores(test, forgeries, own, [clean], range(NOBODY, NOBODY + keys))
+        levels = (*LEVELS, VERDICT) if test in EXACT else LEVELS
+        limits = levels if test in EXACT else thresholds(s.null, levels, np.ones((1, len(s.null))))[:, 0]
         out[test] = {
-            f"{level:g}": rate(int((own <= limit).sum()), len(own))
+            f"{level:g}": rate(int((s.own <= limit).sum()), len(s.own))
             for level, limit in zip(levels, limits, strict=True)
         }
     return out

@@ -28,11 +28,11 @@ from benchmarks.robustness_pictures import (
 )
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion
 from inversion.decoder import decoder_residual
-from inversion.trust import shrink
+from inversion.trust import DOUBT, RADIUS, shrink
 from watermark.generate import to_images
 
 ENCODER, WHOLE, OURS = "encoder", "decoder inversion", "decoder inversion, shrunk"
-"""How a latent is recovered: all the way of decoder inversion, or as far as :func:`inversion.trust.shrink` goes."""
+"""How a latent is recovered; shrunk by :func:`inversion.trust.shrink`."""
 PUBLISHED = ("forward step, as published", "Adam on T, as published", "gradient descent, as published")
 UNMARKED_AS = {f"unmarked, as {kind}": kind for kind in ONE_KEY}
 """Unmarked pictures from which the mark of one key is taken, as from those that carry it."""
@@ -165,7 +165,9 @@ def recovered(
 
 
 def name_of(cell: Cell) -> str:
-    """A cell in words, what its attack does among them."""
+    """A cell in words, what its attack and its recovery do among them."""
     kind, condition, recovery = cell
     attack = {**ATTACKS, **MODEL_ATTACKS}.get(condition)
-    return " | ".join((kind, condition if attack is None else f"{condition}: {described(attack)}", recovery))
+    way = f"{recovery}: radius={RADIUS}" if recovery in (WHOLE, OURS) else recovery
+    way = f"{way}, c={DOUBT}" if recovery == OURS else way
+    return " | ".join((kind, condition if attack is None else f"{condition}: {described(attack)}", way))

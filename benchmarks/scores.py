@@ -23,6 +23,7 @@ from benchmarks.rates import interval, tidy
 from benchmarks.record import rate
 from benchmarks.robustness_pictures import our_key, their_key
 from benchmarks.usual_recipes import chi_square
+from watermark.detection import TINY
 from watermark.features import Array
 from watermark.foreign import ArrayKey
 from watermark.keys import Pattern
@@ -30,13 +31,14 @@ from watermark.search import key_matrix
 from watermark.transforms import IDENTITY, plain_transforms, wide_transforms
 
 EXACT = ("dense", "dense, searched", "dense, wide search", "rings")
-TREE_RING = ("tree-ring, angle", "tree-ring, chi-square", "tree-ring, L1")
+L1 = "tree-ring, L1"
+TREE_RING = ("tree-ring, angle", "tree-ring, chi-square", L1)
 RAW = "tree-ring, raw L1"
 """Our keys by our test: as it is, through mirrorings and right angles, and through all angles and crops. Keys of
 tree-ring code by our statistic, whose p takes the noise to be white for them, by the chi-square p of Wen et al.
 2023, and by the L1 distance. That differs more between keys than between pictures, as some keys have more energy.
-So it is divided by what white noise has on average for the key: a verifier who knows the key may set a threshold
-for it. *Raw* it is as it comes."""
+So it is *standardised*: less the key's mean in the negatives, over its standard deviation there, as a verifier may
+who has them. *Raw* it is as it comes."""
 LEVELS = (1e-2, 1e-3)
 VERDICT = 1e-6
 RESAMPLINGS = 1000
@@ -52,12 +54,14 @@ class Scores:
         null: (m, K) others with keys that nobody has.
         units: (m,) numbers 0 … of what is independent among the others: prompts, which marked pictures share.
         other_keys: (n, K) the marked pictures with keys of the same code that nobody has.
+        null_of_own: (m, n) the others with the keys of the marked pictures, one after the other.
     """
 
     own: Array
     null: Array
     units: Rows
     other_keys: Array
+    null_of_own: Array
 
     def resampled(self) -> Array:
         """(R, m) how often each of the others is drawn."""
@@ -82,8 +86,7 @@ def misfits(test: str, noise: NDArray[np.floating], numbers: Sequence[int]) -> A
     values = [key.values[mask] for key in keys]
     if test == "tree-ring, chi-square":
         return chi_square(bins, np.stack(values))
-    distances = np.stack([np.abs(bins - value).mean(1) for value in values], axis=1)
-    return distances if test == RAW else distances / white_distances(numbers, shape)
+    return np.stack([np.abs(bins - value).mean(1) for value in values], axis=1)
 
 
 def scores(
@@ -98,12 +101,31 @@ def scores(
     Of the others there are several kinds, (m, C, h, w) each, whose pictures of the same number share a prompt.
     """
     numbers = sorted(set(own))
-    fits = misfits(test, marked, (*numbers, *nobody))
+    place = np.searchsorted(numbers, own)
+    fits, null = (misfits(test, z, (*numbers, *nobody)) for z in (marked, np.concatenate(others)))
+    found = Scores(
+        own=fits[np.arange(len(marked)), place],
+        null=null[:, len(numbers) :],
+        units=np.concatenate([np.arange(len(kind)) for kind in others]),
+        other_keys=fits[:, len(numbers) :],
+        null_of_own=null[:, place],
+    )
+    return standardised(found, found) if test == L1 else found
+
+
+def standardised(s: Scores, by: Scores, rows: Rows | slice = slice(None)) -> Scores:
+    """Every key's scores less its mean, over its standard deviation, of some negatives of the same keys."""
+
+    def of(scores: Array, null: Array) -> Array:
+        spread: Array = null[rows].std(0)
+        return (scores - null[rows].mean(0)) / np.maximum(spread, TINY)
+
     return Scores(
-        fits[np.arange(len(marked)), np.searchsorted(numbers, own)],
-        misfits(test, np.concatenate(others), nobody),
-        np.concatenate([np.arange(len(kind)) for kind in others]),
-        fits[:, len(numbers) :],
+        own=of(s.own, by.null_of_own),
+        null=of(s.null, by.null),
+        units=s.units,
+        other_keys=of(s.other_keys, by.null),
+        null_of_own=of(s.null_of_own, by.null_of_own),
     )
 
 
@@ -111,14 +133,6 @@ def scores(
 def directions(numbers: tuple[int, ...], shape: tuple[int, ...], kind: str) -> Array:
     """Our keys as unit vectors (K, d)."""
     return key_matrix([our_key(number, kind) for number in numbers], (1, *shape))
-
-
-@lru_cache(maxsize=4)
-def white_distances(numbers: tuple[int, ...], shape: tuple[int, ...]) -> Array:
-    """(K,) the mean L1 distance of white noise of unit variance from every key: that of Rice's distribution."""
-    scale = np.sqrt(shape[-2] * shape[-1] / 2)
-    sizes = [np.abs(key.values[key.mask]) / scale for key in their_keys(numbers, shape)]
-    return np.array([stats.rice.mean(size, scale=scale).mean() for size in sizes])
 
 
 @lru_cache(maxsize=4)
@@ -246,11 +260,10 @@ def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, Any
 
 
 def difference(first: Array, second: Array, value: float) -> dict[str, Any]:
-    """A difference of two rates with its interval and two-sided p, from resamplings (R,) of the same pictures."""
+    """A difference of two rates with its interval and two-sided p, from resamplings (R,) of the same pictures.
+
+    The interval is of quantiles. p takes the difference to be normal with the resamplings' standard deviation.
+    """
     gap = first - second
-    tail = (1 + min(int((gap <= 0).sum()), int((gap >= 0).sum()))) / (len(gap) + 1)
-    return {
-        "difference": tidy(value),
-        "ci95": tidy(np.quantile(gap, (0.025, 0.975))),
-        "p": tidy(min(1.0, 2 * tail)),
-    }
+    p = 2 * stats.norm.sf(abs(value) / max(gap.std(), TINY)) if value else 1.0
+    return {"difference": tidy(value), "ci95": tidy(np.quantile(gap, (0.025, 0.975))), "p": tidy(p)}

@@ -18,7 +18,7 @@ from inversion.chunks import concatenate, in_chunks
 from inversion.conventions import unfold_frames
 from inversion.gradient import decoder_gradient
 from inversion.solvers import Callback, Residual, Solution, Stop
-from inversion.trust import EIGHT_BIT, shrink, trust
+from inversion.trust import TOLERANCE, shrink, trust
 
 STEPS = {
     "anderson": 12,
@@ -59,8 +59,8 @@ def invert_decoder(
     - ``anderson``: Anderson acceleration that mixes by pixel error, then :func:`inversion.trust.trust`; the
       default, as measured in ``benchmarks/decoder_inversion.py``.
     - ``shrinkage``: the same, then :func:`inversion.trust.shrink`: for pictures that may have been changed since
-      they were decoded, where the latent that was decoded is wanted rather than one that reproduces the change; the
-      default of verification, as measured in ``benchmarks/robustness.py``.
+      they were decoded, where the latent that was decoded is wanted rather than one that reproduces the change, as
+      measured in ``benchmarks/robustness.py``.
     - ``forward_step`` (ρ = ½), ``inertial_km`` (α = .9) and ``adam`` (rate .01, scheduled): as published.
     - ``gradient``: Adam on ‖D(z) − x‖² (rate .1, scheduled), which back-propagates: slow and memory-hungry.
     - ``encoder``: z = E(x), the baseline that everybody uses.
@@ -97,7 +97,7 @@ def invert_decoder(
         raise ValueError(f"method must be one of {', '.join(map(repr, STEPS))}, got {method!r}")
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    stop = Stop(STEPS[method] if steps is None or method == "encoder" else steps, tolerance=1.05 * EIGHT_BIT)
+    stop = Stop(STEPS[method] if steps is None or method == "encoder" else steps, tolerance=TOLERANCE)
     frames = x.ndim == 5 and autoencoder.frame_factor is None
     samples = [frame for clip in x for frame in clip.unbind(1)] if frames else x
 

@@ -82,6 +82,12 @@ def test_the_wide_search_has_what_was_done_and_stays_near_it(done):
         assert len(places) == len(set(places))
         farthest = max(max(place.shift) for place in places if place.crop == 0.75)
         assert farthest == shape[-1] / 8
+        angles = sorted({place.angle for place in places})
+        shares = sorted({min(place.shares) for place in places})
+        assert max(np.diff(angles)) == 5 * 32 / shape[-1]
+        assert max(np.diff(shares)) / 2 * shape[-1] / 2 <= 0.4 + 1e-9
+    oblong = wide_transforms((4, 32, 64))
+    assert {max(abs(place.shift[0]) for place in oblong), max(abs(place.shift[1]) for place in oblong)} == {5, 10}
 
 
 def test_bad_arguments_are_named():

@@ -51,7 +51,7 @@ class Verifier:
         decoder: decoder inversion method, see :func:`inversion.invert_decoder`.
         batch_size: images that go through the networks together.
         transforms: what may have been done to an image since it was generated; each is undone on the recovered
-            noise, and p corrected for their number, see :func:`watermark.transforms.transforms_of`. None is
+            noise, and p corrected for their number, see :mod:`watermark.transforms`. None is
             mirroring and turning by right angles.
         calibration: what noise without a mark looks like; whitens the test, and has the keys' false positives
             counted. See :func:`with_calibration` for that of a model.

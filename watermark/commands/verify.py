@@ -84,7 +84,7 @@ MOST_TRANSFORMS = 100_000
     multiple=True,
     help="Look for a crop to this share of height and width, 0.8, or of each, 1x0.75, stretched to the old shape.",
 )
-@click.option("--wide", is_flag=True, help="Look at 72 angles and at crops to 0.7 or more, anywhere; slower.")
+@click.option("--wide", is_flag=True, help="Look at all angles and at crops to 0.7 or more, anywhere; slower.")
 @click.option(
     "--numbers",
     type=Numbers(),
@@ -151,7 +151,7 @@ def verify(
     check_usage(images, from_file, output, resume, form)
     if wide and (rotations or shifts or crops or not mirrored):
         raise click.UsageError(
-            "--wide looks in places of its own: give no --rotations, --shifts, --crop or mirroring"
+            "--wide looks in places of its own: give no --rotations, --shifts, --crop or --no-mirrored"
         )
     keys: dict[str, Any] = dict(chosen_keys(store, key_names, all_keys, optional=bool(foreign)))
     with understood():
