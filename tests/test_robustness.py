@@ -235,6 +235,7 @@ def test_quick_runs_share_noise_resume_and_report(tmp_path, monkeypatch):
         robustness, "QUICK", few := replace(robustness.QUICK, steps=2, decoder_steps=1, published_steps=1)
     )
     monkeypatch.setattr(detection, "QUICK", few)
+    monkeypatch.setattr(scoring, "wide_transforms", lambda shape: wide_transforms(shape)[::20])
     monkeypatch.setattr(peers, "QUICK", few)
     first = run(robustness, robustness_report)
     for recovery in robustness.RECOVERIES:
