@@ -32,8 +32,8 @@ from rich.progress import track
 from benchmarks.peers_report import draw, readme_table
 from benchmarks.rates import interval, tidy
 from benchmarks.record import RESULTS, rate, write
-from benchmarks.robustness import FULL, QUICK, scores_of
-from benchmarks.robustness_noise import ENCODER, FORGERY, OURS, REMOVAL, WHOLE, Cell, recovered
+from benchmarks.robustness import FULL, QUICK, RECOVERIES, scores_of
+from benchmarks.robustness_noise import ENCODER, FORGERY, OURS, REMOVAL, Cell, recovered
 from benchmarks.robustness_pictures import KINDS, load
 from benchmarks.scores import (
     EXACT,
@@ -54,7 +54,6 @@ from watermark.search import holm
 Json = dict[str, Any]
 Found = dict[tuple[str, str, str], Outcome]
 
-RECOVERIES = (ENCODER, WHOLE, OURS)
 TESTS = (L1, "tree-ring, chi-square", "tree-ring, angle", "dense", "dense, searched")
 LEVEL = LEVELS[1]
 FIXED = (50.0, 77.0)

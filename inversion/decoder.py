@@ -59,8 +59,8 @@ def invert_decoder(
     - ``anderson``: Anderson acceleration that mixes by pixel error, then :func:`inversion.trust.trust`; the
       default, as measured in ``benchmarks/decoder_inversion.py``.
     - ``shrinkage``: the same, then :func:`inversion.trust.shrink`: for pictures that may have been changed since
-      they were decoded, where the latent that was decoded is wanted rather than one that reproduces the change, as
-      measured in ``benchmarks/robustness.py``.
+      they were decoded, where the latent that was decoded is wanted rather than one that reproduces the change;
+      ``benchmarks/robustness.py`` compares both.
     - ``forward_step`` (ρ = ½), ``inertial_km`` (α = .9) and ``adam`` (rate .01, scheduled): as published.
     - ``gradient``: Adam on ‖D(z) − x‖² (rate .1, scheduled), which back-propagates: slow and memory-hungry.
     - ``encoder``: z = E(x), the baseline that everybody uses.

@@ -21,8 +21,8 @@ TOLERANCE = 1.05 * EIGHT_BIT
 """Pixel error at which an iterate counts as the truth."""
 
 DOUBT = 0.7
-"""c of :func:`shrink`, chosen on 24 other pictures of Sapling, of the same prompts, and 22 changes, a few of them
-those of ``benchmarks/robustness.py``. From 0.5 to 1 it makes little difference."""
+"""c of :func:`shrink`, chosen in a trial on 24 pictures of Sapling and 22 changes; ``benchmarks/robustness.py``
+measures it on others, of the same prompts."""
 
 
 def trust(solution: Solution, b: Tensor, residual: Residual, radius: float = RADIUS) -> Solution:
@@ -45,9 +45,8 @@ def shrink(solution: Solution, b: Tensor, residual: Residual) -> Solution:
     gone.
 
     That has the form of the estimator of James and Stein, its positive part: e_b − e is what the way explains of
-    the picture, and c e an estimate of how much of that is the change and not the encoder's bias. c is chosen by
-    measurement, as it depends on the change: what decoders cannot make, as white noise, deserves less of it, and
-    what they can make, as blur or more contrast, more.
+    the picture, and c e an estimate of how much of that is the change and not the encoder's bias. c is chosen, not
+    derived: the best one depends on the change, and is smaller for what decoders cannot make, as white noise.
 
     Needs one more evaluation of the samples that have not converged and are not at b. Those whose pixel error then
     is above that of b get b. Samples are those of solvers, (B,), not videos by frame.

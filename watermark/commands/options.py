@@ -56,7 +56,8 @@ def inversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice(DECODERS),
         default=DECODERS[0],
         show_default=True,
-        help="How pixels become latents: decoder inversion, or the encoder alone.",
+        help="How pixels become latents: decoder inversion, less of it where pixels were changed (shrinkage), or "
+        "the encoder alone.",
     )(command)
     return click.option(
         "--steps", type=click.IntRange(1), default=10, show_default=True, help="Steps of diffusion inversion."

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from glob import has_magic
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import click
 
@@ -27,6 +27,9 @@ from watermark.commands.options import (
 )
 from watermark.commands.parameters import Crop, Numbers
 from watermark.commands.verdicts import finish, show, write
+
+if TYPE_CHECKING:
+    from watermark.transforms import Transform
 
 __all__ = ["inspect", "verify"]
 
@@ -145,7 +148,6 @@ def verify(
     """
     from watermark.calibration import Calibration
     from watermark.foreign import read_array_key
-    from watermark.transforms import right_angles, transforms_of, wide_transforms
     from watermark.verify import Verifier
 
     check_usage(images, from_file, output, resume, form)
@@ -161,12 +163,8 @@ def verify(
             keys[file.stem] = read_array_key(file)
     loaded = load_model(**model)
     with understood(), progress_bar() as track:
-        shape = loaded.latent_shape
-        transforms = transforms_of(rotations or right_angles(shape), mirrored, shifts, crops)
-        transforms = wide_transforms(shape) if wide else transforms
+        transforms = looked_at(loaded.latent_shape, wide, rotations, mirrored, shifts, crops)
         given = None if calibration is None else Calibration.load(calibration)
-        if len(transforms) > MOST_TRANSFORMS:
-            raise Trouble(f"that is {len(transforms):,} transformations, more than {MOST_TRANSFORMS:,}")
         fitting = {name: key for name, key in keys.items() if not all_keys or fits(name, key, loaded)}
         count = usual_workers() if workers is None else workers
         verifier = Verifier(
@@ -183,6 +181,25 @@ def verify(
         return finish(show(verifier.verify(names()), form, total, images if known else None, keys))
     also = {file.stem: [file.stat().st_size, file.stat().st_mtime_ns] for file in foreign}
     return finish(write(verifier, names(), output, resume, also, total))
+
+
+def looked_at(
+    shape: tuple[int, ...],
+    wide: bool,
+    rotations: int | None,
+    mirrored: bool,
+    shifts: int,
+    crops: tuple[float | tuple[float, float], ...],
+) -> tuple[Transform, ...]:
+    """The transformations that the options ask for, for latents (C, h, w)."""
+    from watermark.transforms import right_angles, transforms_of, wide_transforms
+
+    if wide:
+        return wide_transforms(shape)
+    transforms = transforms_of(rotations or right_angles(shape), mirrored, shifts, crops)
+    if len(transforms) > MOST_TRANSFORMS:
+        raise Trouble(f"that is {len(transforms):,} transformations, more than {MOST_TRANSFORMS:,}")
+    return transforms
 
 
 def check_usage(
