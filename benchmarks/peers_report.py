@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.robustness_report import interval, small
+from benchmarks.robustness_report import SHORT, interval, small
 
 Json = dict[str, Any]
 
@@ -24,7 +24,7 @@ def draw(result: Json, path: Path) -> None:
     for i, row in enumerate(values):
         for j, value in enumerate(row):
             left.text(j, i, "" if np.isnan(value) else f"{value:.2f}", ha="center", va="center", fontsize=6)
-    left.set_xticks(range(len(rules)), [rule.replace(" | ", "\n") for rule in rules], rotation=60, fontsize=7)
+    left.set_xticks(range(len(rules)), [words(rule) for rule in rules], rotation=90, fontsize=7)
     left.set_yticks(range(len(conditions)), conditions, fontsize=7)
     left.set_title("Found at 0.1 % false positives")
     names = list(result["rules"])
@@ -32,13 +32,19 @@ def draw(result: Json, path: Path) -> None:
         false = np.array([cell["false"]["rate"] for cell in result["rules"][name].values()])
         right.plot(np.maximum(false, 1e-6), np.full(len(false), i), "o", ms=4, alpha=0.5, color="#0969da")
     right.axvline(1e-3, color="0.6", lw=1)
-    right.set_yticks(range(len(names)), [name.replace(" | ", ", ") for name in names], fontsize=7)
+    right.set_yticks(range(len(names)), [words(name) for name in names], fontsize=7)
     right.invert_yaxis()
     right.set(
         xscale="log", xlabel="false positives, a point a condition (1e-6: none)", title="At its own threshold"
     )
     right.grid(alpha=0.3)
     figure.savefig(path)
+
+
+def words(rule: str) -> str:
+    """``test | recovery | threshold`` as it stands in the figure."""
+    test, recovery, *threshold = rule.split(" | ")
+    return ", ".join((test, SHORT[recovery], *threshold))
 
 
 def readme_table(result: Json) -> str:

@@ -46,7 +46,7 @@ def draw(result: Json, path: Path) -> None:
         name = f"{NAMES[test]}, {SHORT[recovery]}"
         left.errorbar(rates, at, xerr=np.abs(ends - rates), fmt="o", ms=3.5, lw=1, color=colour, label=name)
     left.set_yticks(range(len(conditions)), conditions, fontsize=8)
-    left.invert_yaxis()
+    left.set_ylim(len(conditions) - 0.4, -0.6)
     left.set(
         xlim=(-0.03, 1.03),
         xlabel="found: ours at p ≤ 1e-3, L1 at the threshold of 0.1 % of negatives",
