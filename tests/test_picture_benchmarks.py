@@ -32,16 +32,26 @@ def test_editing_runs_resumes_and_reports(model, tmp_path, monkeypatch):
     out = run(editing, tmp_path)
     result = json.loads((tmp_path / "editing.json").read_text("utf-8"))
     assert set(result["methods"]) == set(editing.METHODS)
-    assert all(len(m["preserved"]) == len(m["recovered"]) == 2 for m in result["methods"].values())
+    exact = {editing.TRUE, editing.ORACLE}
+    assert all(len(m["preserved"]) == len(m["changed inside"]) == 2 for m in result["methods"].values())
+    for what in ("recovered", "latent"):
+        assert {name for name, m in result["methods"].items() if len(m.get(what, ())) == 2} == {
+            *editing.METHODS
+        } - exact
     assert all(len(m["seconds"]) == 1 for m in result["methods"].values())
     assert result["summary"][editing.DEFAULT]["relative time"] == 1
     assert editing_report.readme_table(result) in out
     assert (tmp_path / "editing.png").stat().st_size > 10_000
-    means = {name: cell["recovered"]["mean"] for name, cell in result["summary"].items()}
-    encoder, default, oracle = (means[m] for m in (editing.ENCODER, editing.DEFAULT, editing.ORACLE))
-    assert oracle <= default < encoder
-    for cell in result["summary"].values():  # this autoencoder does not bleed
-        assert cell["preserved"]["mean"] == pytest.approx(cell["recovered"]["mean"], abs=0.01)
+    means = {name: cell["preserved"]["mean"] for name, cell in result["summary"].items()}
+    encoder, default, *truth = (means[m] for m in (editing.ENCODER, editing.DEFAULT, editing.TRUE, editing.ORACLE))
+    assert max(truth) <= default < encoder
+    latent = {name: cell["latent"]["mean"] for name, cell in result["summary"].items() if name not in exact}
+    assert latent[editing.DEFAULT] < latent[editing.ENCODER]
+    for name, cell in result["summary"].items():  # this autoencoder does not bleed
+        if name not in exact:
+            assert cell["preserved"]["mean"] == pytest.approx(cell["recovered"]["mean"], abs=0.01)
+    oracle = result["summary"][editing.ORACLE]  # nor do prompts change anything: no edit is seen as none
+    assert oracle["changed inside"] == pytest.approx(oracle["preserved"]["mean"], abs=5)
     assert result["equal time"][editing.GRADIENT]["iterations"] >= 1
     monkeypatch.setattr(editing, "iterations", lambda *_: 1 / 0)
     monkeypatch.setattr(editing, "add", lambda *_: 1 / 0)
@@ -52,7 +62,7 @@ def test_editing_runs_resumes_and_reports(model, tmp_path, monkeypatch):
 
 def test_equal_time_is_that_of_the_default(model, monkeypatch):
     """By a clock on which an evaluation of a method takes what it is said to."""
-    now, each = [0.0], {"encoder": 1.0, "anderson": 20.0, "adam": 2.0, "gradient": 4.0}
+    now, each = [0.0], {"encoder": 1.0, "anderson": 20.0, "forward_step": 1.0, "adam": 2.0, "gradient": 4.0}
     monkeypatch.setattr(editing.time, "process_time", lambda: now[0])
 
     def spend(name, count):
@@ -66,6 +76,7 @@ def test_equal_time_is_that_of_the_default(model, monkeypatch):
     ae = replace(model.autoencoder, encode=lambda x: spend("encoder", 0))
     found = editing.iterations(replace(model, autoencoder=ae), [torch.zeros(1), torch.zeros(1)], 3)
     assert found["default / encoder"] == 21
+    assert found[editing.FORWARD]["iterations"] == 20 - 1
     assert found[editing.ADAM]["iterations"] == 20 / 2 - 1
     assert found[editing.GRADIENT]["iterations"] == 20 / 4 - 1
 
@@ -99,13 +110,19 @@ def test_the_default_is_compared_picture_by_picture():
         "worse": {"preserved": (base + rng.normal(1, 0.5, 40)).tolist(), "seconds": [1.0, 1.0]},
     }
     for method in methods.values():
-        method["recovered"] = method["preserved"]
+        method["changed inside"] = method["preserved"]
+    methods["worse"]["recovered"] = (base + rng.normal(0, 1, 40)).tolist()
+    methods["default"]["recovered"] = base.tolist()
     found = editing_report.summary(methods, "default")["worse"]
     assert found["relative time"] == 0.5
     against = found["preserved"]["default against it"]
     assert 0.8 < against["ci95"][0] < against["gain"] < against["ci95"][1] < 1.4
     assert against["better"]["hits"] > 35
     assert against["wilcoxon p"] < 1e-6
+    assert against["Holm p"] == pytest.approx(2 * against["wilcoxon p"])
+    assert (
+        found["recovered"]["default against it"]["Holm p"] == found["recovered"]["default against it"]["wilcoxon p"]
+    )
 
 
 def test_marking_runs_resumes_and_reports(model, tmp_path, monkeypatch):
