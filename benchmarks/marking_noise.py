@@ -21,9 +21,12 @@ from benchmarks.attacks import ATTACKS, SIX
 from benchmarks.kept import Arrays, described, digest_of, keep, kept, kept_file, made_of
 from benchmarks.null_images import crop, photographs
 from inversion import LatentDiffusionModel, sample
+from inversion.decoder import STEPS
 from inversion.model import data_folder
+from inversion.trust import DOUBT, RADIUS, TOLERANCE
 from watermark.generate import initial_noise, to_images
 from watermark.keys import RingKey
+from watermark.marking.attempts import NEAR
 from watermark.marking.mark import MIN_PSNR, STRENGTH, mark
 from watermark.reading.fitting import as_tensor, fit
 from watermark.reading.images import Picture
@@ -69,9 +72,13 @@ class Run:
 
     def settings(self, model: LatentDiffusionModel) -> dict[str, Any]:
         """What noise depends on."""
-        own = {k: v for k, v in asdict(self).items() if k not in ("decoys", "pictures", "fewer")}
+        verifier = verifier_of(model, own_key(GENERATED, 0), self)
+        own = {k: v for k, v in asdict(self).items() if k not in ("decoys", "pictures", "fewer", "marks")}
         return own | {
-            "marks": [name_of(way) for way in self.marks],
+            "verifier": asdict(verifier.settings),
+            "decoder inversion": [STEPS[verifier.decoder], RADIUS, TOLERANCE, DOUBT],
+            "calibrated": verifier.calibration is not None,
+            "near enough": NEAR,
             "conditions": [f"{c}: {described(ATTACKS[c])}" if c in ATTACKS else c for c in self.conditions],
             "seed": SEED,
             "guidance": GUIDANCE,
@@ -152,8 +159,15 @@ def source_of(kind: str, i: int, model: LatentDiffusionModel) -> int:
 
 
 def verifier_of(model: LatentDiffusionModel, key: RingKey, run: Run) -> Verifier:
-    """The one that decides whether a mark holds: as ``treering mark`` and ``treering verify`` have it."""
-    return with_calibration(Verifier(model, {"key": key}, fpr=FPR, steps=run.steps))
+    """The one that decides whether a mark holds: that of ``treering mark`` and ``treering verify --fpr 1e-3``.
+
+    Raises:
+        ValueError: if the model's calibration is for other settings than those of a full run.
+    """
+    found = with_calibration(Verifier(model, {"key": key}, fpr=FPR, steps=run.steps))
+    if found.calibration is None and calibration_file(model).is_file() and not run.quick:
+        raise ValueError("the model's calibration is for other settings: nothing would be whitened")
+    return found
 
 
 def treated(pixels: NDArray[np.uint8], condition: str, i: int) -> NDArray[np.uint8]:
@@ -187,7 +201,7 @@ def made(model: LatentDiffusionModel, job: Job, run: Run) -> Arrays:
     conditions = run.conditions_for(kind, way)
     seen = {c: treated(pixels, c, i) for c in conditions}
     if COPIED in seen:
-        other = original(model, kind, (i + 1) % run.pictures[kind], run)
+        other = original(model, kind, i + 1, run)
         seen[COPIED] = (other.astype(np.int64) + pixels - before).clip(0, 255).astype(np.uint8)
     default = [c for c in conditions if c != ENCODER]
     noise = dict(zip(default, recover(verifier, [seen[c] for c in default]), strict=True))

@@ -153,7 +153,7 @@ def test_marking_runs_resumes_and_reports(model, tmp_path, monkeypatch):
         cell = cells[f"{kind} | gradient, ρ = 0.5"]
         assert cell["conditions"]["clean"]["found"]["hits"] == cell["bar"]["hits"] == count
         assert cell["conditions"]["clean"]["rho median"] == pytest.approx(0.5, abs=0.05)
-        assert list(cells[f"{kind} | before"]["conditions"]) == ["clean"]
+        assert list(cells[f"{kind} | before"]["conditions"]) == ["clean", "clean, not whitened"]
     assert "change copied" in cells["generated | gradient, ρ = 0.5"]["conditions"]
     assert "JPEG 25" not in cells["large photographs | gradient, ρ = 0.5"]["conditions"]
     assert result["summary"]["false"]["clean"]["tests"] == 100 * (4 + 2 + 2 + 4 + 2)
@@ -169,12 +169,13 @@ def test_summaries_count_what_is_found_and_what_is_visible():
 
     pictures = [one(1e-4, 31.0), one(1e-2, 35.0), one(1e-5, 29.0), one(1e-9, None)]
     name = "generated | gradient, ρ = 0.4"
-    found = marking_report.summary({name: pictures}, 1e-3, 200, {"generated": 2})
+    found = marking_report.summary({name: pictures}, 1e-3, 200, {"generated": 2}, rounds=2)
     assert found["frontier"][name]["psnr median"] == 33
     assert found["frontier"][name]["conditions"]["clean"]["found"]["trials"] == 2
     cell = found["cells"][name]
     assert cell["conditions"]["clean"]["found"]["hits"] == 3
-    assert cell["bar"]["hits"] == 2
+    assert cell["conditions"]["clean"]["found at 1e-06"]["hits"] == 1
+    assert (cell["bar"]["hits"], cell["holds"], cell["at the bound"], cell["out of rounds"]) == (2, 3, 1, 4)
     assert cell["psnr least"] == 29
     assert cell["psnr median"] == 33
     assert found["false"]["clean"]["rate"] == 1 / 200
@@ -182,10 +183,12 @@ def test_summaries_count_what_is_found_and_what_is_visible():
 
 
 def test_every_attack_is_looked_for_as_it_should_and_meets_every_way_alike(model):
-    assert len(marking.transforms_for("rotation 75°", (4, 32, 32))) == 72
-    assert any(t.angle == 75 for t in marking.transforms_for("rotation 75°", (4, 32, 32)))
-    assert any(t.crop == 0.75 for t in marking.transforms_for("crop 0.75", (4, 32, 32)))
-    assert len(marking.transforms_for("JPEG 25", (4, 32, 32))) == 8
+    assert {name: len(looked) for name, looked in marking.looks("rotation 75°", (4, 32, 32)).items()} == {
+        "rotation 75°": 8,
+        "rotation 75°, wide search": 598,
+    }
+    assert list(marking.looks("crop 0.75", (4, 32, 32))) == ["crop 0.75", "crop 0.75, wide search"]
+    assert {name: len(looked) for name, looked in marking.looks("JPEG 25", (4, 32, 32)).items()} == {"JPEG 25": 8}
     picture = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
     one, same, other = (marking_noise.treated(picture, "brightness", i) for i in (3, 3, 4))
     np.testing.assert_array_equal(one, same)
@@ -196,7 +199,8 @@ def test_every_attack_is_looked_for_as_it_should_and_meets_every_way_alike(model
 
 def test_a_decoy_is_found_as_often_as_the_level_says():
     z = np.random.default_rng(0).standard_normal((40, 4, 32, 32))
-    found = [marking.tested(one, marking.own_key("generated", 0), "clean", None, 1000)[2] for one in z]
+    key, (looked,) = marking.own_key("generated", 0), marking.looks("clean", (4, 32, 32)).values()
+    found = [marking.tested(one, key, looked, None, 1000)["decoys found"] for one in z]
     assert 5 < sum(found) < 80  # 8 × 1e-3 corrected, 40,000 tests
 
 
