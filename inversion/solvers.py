@@ -202,11 +202,15 @@ def inertial_km(
     return solve(residual, z0, update, stop, callback)
 
 
-def adam_rate(k: int, steps: int, peak: float) -> float:
-    """The paper's schedule: warm-up over a tenth of N' = min(steps, 100), a cosine, frozen from .8 N' on."""
-    total = min(steps, 100)
+def adam_rate(k: int, steps: int, peak: float, *, frozen: bool = True) -> float:
+    """The published schedules of :func:`adam`: warm-up over a tenth of the iterations, then a cosine.
+
+    That of the gradient-free method counts N' = min(steps, 100) iterations and is frozen from .8 N' on; that of
+    gradient descent falls to zero at the end of all of them (and begins at zero, which would waste one).
+    """
+    total = min(steps, 100) if frozen else steps
     warm = total // 10
-    k = min(k, int(0.8 * total))
+    k = min(k, int(0.8 * total)) if frozen else k
     return peak * (k + 1) / warm if k < warm else peak * (1 + math.cos(math.pi * (k - warm) / (total - warm))) / 2
 
 
@@ -217,6 +221,7 @@ def adam(
     *,
     learning_rate: float = 0.01,
     scheduled: bool = True,
+    frozen: bool = True,
     eps: float = 1e-8,
     callback: Callback | None = None,
 ) -> Solution:
@@ -231,6 +236,7 @@ def adam(
         stop: when to stop.
         learning_rate: the highest rate, relative to the root mean square of the start.
         scheduled: warm-up and cosine, see :func:`adam_rate`, or the same rate throughout.
+        frozen: which of the two schedules.
         eps: added to the denominator; the paper's code has 1e-8, and 1e-4 for 16-bit networks.
         callback: called after every evaluation.
     """
@@ -243,7 +249,7 @@ def adam(
             state = (torch.zeros_like(z), torch.zeros_like(z), scale)
         m, v, scale = state
         m, v = 0.9 * m + 0.1 * t, 0.999 * v + 0.001 * t.square()
-        rate = adam_rate(k, stop.steps, learning_rate) if scheduled else learning_rate
+        rate = adam_rate(k, stop.steps, learning_rate, frozen=frozen) if scheduled else learning_rate
         direction = m / (1 - 0.9 ** (k + 1)) / ((v / (1 - 0.999 ** (k + 1))).sqrt() + eps)
         return z - rate * scale * direction, (m, v, scale)
 

@@ -113,6 +113,21 @@ def test_adam_schedule_is_the_published_one():
     assert adam_rate(0, 5, 0.01) == pytest.approx(0.01)
 
 
+def test_the_schedule_of_gradient_descent_is_that_of_transformers_but_for_its_idle_first_step():
+    from transformers import get_cosine_schedule_with_warmup
+
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.1)
+    schedule = get_cosine_schedule_with_warmup(optimizer, num_warmup_steps=20, num_training_steps=200)
+    theirs = []
+    for _ in range(200):
+        theirs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    ours = [adam_rate(k, 200, 0.1, frozen=False) for k in range(200)]
+    assert ours[20:] == pytest.approx(theirs[20:])
+    assert ours[:20] == pytest.approx(theirs[1:21])
+
+
 def test_adam_moves_by_its_rate_at_first_and_scales_with_the_start():
     def residual(z, rows):
         return torch.full_like(z, 7.0), z
