@@ -21,16 +21,24 @@ from benchmarks.classification_keys import KeySet, marked_noise
 from benchmarks.kept import Arrays, keep, kept, kept_file, weights
 from benchmarks.latents import round_to_8_bits
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion, sample
+from inversion.decoder import STEPS
+from inversion.trust import DOUBT, RADIUS, TOLERANCE
 
-METHODS = {"encoder": "encoder", "ours": "anderson", "gradient-free": "adam", "gradient": "gradient"}
+METHODS = {
+    "encoder": "encoder",
+    "anderson": "anderson",
+    "ours": "shrinkage",
+    "gradient-free": "adam",
+    "gradient": "gradient",
+}
 """Name → method of :func:`inversion.invert_decoder`."""
 
 PUBLISHED = ("gradient-free", "gradient")
 """The slow ones, as published."""
 
 TRUE = "true latent"
-PROMPTS = ("known", "unknown")
-SEED, GUIDANCE, BATCH = 5, 7.5, 16
+KNOWN, UNKNOWN, AS_PUBLISHED = "known", "unknown", "known, 50 naive steps"
+SEED, GUIDANCE, BATCH = 6, 7.5, 16
 BETWEEN_SAVES = 60
 """Seconds after which what was made is saved."""
 
@@ -42,8 +50,8 @@ class Run:
     Attributes:
         most: pictures of a set, at most.
         iterations: of the published methods.
-        steps: of the generation.
-        inversion_steps: of the diffusion inversion.
+        steps: of the generation, and of the diffusion inversion as published.
+        inversion_steps: of the default diffusion inversion.
     """
 
     most: int
@@ -51,9 +59,9 @@ class Run:
     steps: int
     inversion_steps: int
 
-    def pictures(self, of: KeySet, method: str) -> int:
-        """How many pictures of a set a method inverts."""
-        return min(self.most, of.published if method in PUBLISHED else of.pictures)
+    def pictures(self, of: KeySet) -> int:
+        """How many pictures of a set there are."""
+        return min(self.most, of.pictures)
 
     def settings(self, models: Models, prompts: Sequence[str], sets: Sequence[KeySet]) -> dict[str, Any]:
         """What latents and noise depend on, but for the numbers of pictures."""
@@ -63,6 +71,8 @@ class Run:
             "seed": SEED,
             "guidance": GUIDANCE,
             "weights": weights(models.decoder.name),
+            "methods": METHODS,
+            "decoder inversion": [STEPS, RADIUS, TOLERANCE, DOUBT],
             "sets": [f"{s.name} ({s.strength:g}, {s.per_prompt} a prompt)" for s in sets],
         } | {k: v for k, v in asdict(self).items() if k != "most"}
 
@@ -83,25 +93,30 @@ class Models:
         return models
 
 
+def ways(own: KeySet) -> tuple[str, ...]:
+    """How noise of a set is recovered from latents."""
+    return (KNOWN, UNKNOWN, AS_PUBLISHED) if own.published else (KNOWN, UNKNOWN)
+
+
 def recovered(
     models: Models, prompts: Sequence[str], sets: Sequence[KeySet], run: Run, folder: Path
 ) -> dict[str, NDArray[np.float64]]:
-    """``set | method | prompt`` → noise (pictures, C, h, w); what is in the folder is not made again."""
+    """``set | method | way`` → noise (pictures, C, h, w); what is in the folder is not made again."""
     path = file_of(models, prompts, sets, run, folder)
     found: Arrays = kept(path)
     jobs: list[tuple[str, int, Callable[[range], Tensor]]] = []
     for own in sets:
         told = own.prompts(prompts)
         for method in (TRUE, *METHODS):
-            name, count = f"{own.name} | {method}", run.pictures(own, method)
+            name, count = f"{own.name} | {method}", run.pictures(own)
             if method == TRUE:
                 jobs.append((name, count, partial(generated, models.diffusion, own, told, run.steps)))
             else:
                 truth = f"{own.name} | {TRUE}"
                 jobs.append((name, count, partial(inverted, models.decoder, method, run, found, truth)))
-            for prompt in PROMPTS:
-                diffuse = partial(noise, models.diffusion, found, name, told, prompt == "known", run)
-                jobs.append((f"{name} | {prompt}", count, diffuse))
+            for way in ways(own):
+                diffuse = partial(noise, models.diffusion, found, name, told, way, run)
+                jobs.append((f"{name} | {way}", count, diffuse))
     batches = [
         (name, make, range(start, min(start + BATCH, count)))
         for name, count, make in jobs
@@ -147,15 +162,15 @@ def noise(
     found: Arrays,
     latents: str,
     told: Sequence[str],
-    known: bool,
+    way: str,
     run: Run,
     rows: range,
 ) -> Tensor:
     """Noise (n, C, h, w) of latents, with prompt and guidance of the generation or with neither; as float16."""
     z_0 = torch.from_numpy(found[latents][rows.start : rows.stop])
-    if known:
-        own = [told[i] for i in rows]
-        solution = invert_diffusion(model, z_0, steps=run.inversion_steps, prompt=own, guidance=GUIDANCE)
-    else:
-        solution = invert_diffusion(model, z_0, steps=run.inversion_steps)
-    return solution.value.half()
+    if way == UNKNOWN:
+        return invert_diffusion(model, z_0, steps=run.inversion_steps).value.half()
+    method, steps = ("naive_next", run.steps) if way == AS_PUBLISHED else ("auto", run.inversion_steps)
+    own = [told[i] for i in rows]
+    found_noise = invert_diffusion(model, z_0, method=method, steps=steps, prompt=own, guidance=GUIDANCE)
+    return found_noise.value.half()

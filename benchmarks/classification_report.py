@@ -11,26 +11,27 @@ from matplotlib.figure import Figure
 
 TITLES = {
     "encoder": "encoder only",
-    "ours": "Anderson (default)",
+    "anderson": "Anderson",
+    "ours": "Anderson, shrunk (default)",
     "gradient-free": "Adam on T (published)",
     "gradient": "gradient descent (published)",
     "true latent": "true latent",
 }
-COLOURS = dict(zip(TITLES, ("#6e7781", "#1a7f37", "#bf8700", "#cf222e", "#0969da"), strict=True))
-RULES = {"angle": "our statistic", "L1": "L1 distance"}
+COLOURS = dict(zip(TITLES, ("#6e7781", "#8ec99b", "#1a7f37", "#bf8700", "#cf222e", "#0969da"), strict=True))
+RULES = {"angle": "our statistic", "L1": "L1 distance", "L1, Hermitian part": "L1 to the Hermitian part"}
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Confusion matrices of the published keys side by side, and the share that is classified for all of them."""
+    """Confusion matrices of the published keys in both channels, and the share that is classified of all sets."""
     cells = result["cells"]
-    shown = [name for name in cells if name.startswith("constant") and "| known |" in name]
+    shown = [name for name in cells if "radius 6" in name and "| known |" in name and not name.endswith("| L1")]
     figure = Figure(figsize=(18, 2.5 * len(shown)), dpi=110, layout="constrained")
     places = figure.add_gridspec(2 * len(shown), len(TITLES) + 1, width_ratios=(*[1] * len(TITLES), 2))
     for i, name in enumerate(shown):
         keys, _, rule = name.split(" | ")
         for j, (method, title) in enumerate(TITLES.items()):
             axes = figure.add_subplot(places[2 * i : 2 * i + 2, j])
-            matrix(axes, np.array(cells[name][method]["confusion"]), rule == "angle")
+            matrix(axes, np.array(cells[name][method]["confusion"]))
             axes.set_title(title, fontsize=8)
             if not j:
                 axes.set_ylabel(
@@ -48,7 +49,7 @@ def shares(axes: Axes, cells: dict[str, Any]) -> None:
     for i, name in enumerate(names):
         for j, (method, title) in enumerate(TITLES.items()):
             rate = cells[name][method]["classified"]
-            y = i + 0.3 - 0.15 * j
+            y = i + 0.36 - 0.14 * j
             axes.plot(rate["ci95"], [y, y], color=COLOURS[method], lw=1.2)
             axes.plot(rate["rate"], y, "o", ms=3, color=COLOURS[method], label=None if i else title)
     axes.set_yticks(range(len(names)), [words(name) for name in names], fontsize=7)
@@ -72,16 +73,14 @@ def lines(axes: Axes, result: dict[str, Any]) -> None:
     axes.grid(alpha=0.3)
 
 
-def matrix(axes: Axes, counts: np.ndarray, has_none: bool) -> None:
+def matrix(axes: Axes, counts: np.ndarray) -> None:
     """A confusion matrix; colours are shares of its rows."""
     names = [*map(str, range(1, len(counts))), "none"]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (i, j), count in np.ndenumerate(counts):
-        if has_none or j < len(counts) - 1:
-            axes.text(
-                j, i, str(count), ha="center", va="center", fontsize=8, color="w" if shares[i, j] > 0.6 else "k"
-            )
+        colour = "w" if shares[i, j] > 0.6 else "k"
+        axes.text(j, i, str(count), ha="center", va="center", fontsize=8, color=colour)
     axes.set_xticks(range(len(names)), names, fontsize=7)
     axes.set_yticks(range(len(names)), names, fontsize=7)
 
@@ -92,11 +91,11 @@ def words(name: str) -> str:
     return f"{keys}, {RULES[rule]}, prompt {prompt}"
 
 
-def against(cell: dict[str, Any], other: str) -> str:
-    """What McNemar's test says, in words."""
-    test = cell[f"against {other}"]
-    p = f"p = {test['p']:.1g}" if test["p"] >= 1e-3 else f"p = {test['p']:.0e}"
-    return f"+{test['gained']} −{test['lost']}, {p}"
+def against(test: dict[str, Any]) -> str:
+    """What a paired comparison says, in words; p by Holm but of the one that matters."""
+    p = test.get("p, Holm", test["p"])
+    text = f"p = {p:.1g}" if p >= 1e-3 else f"p = {p:.0e}"
+    return f"+{test['gained']} −{test['lost']}, " + (f"**{text}**" if test.get("primary") else text)
 
 
 def share_text(rate: dict[str, Any]) -> str:
@@ -107,41 +106,50 @@ def share_text(rate: dict[str, Any]) -> str:
 
 def readme_table(result: dict[str, Any]) -> str:
     """Classified by method, methods against each other, the class "none", and what methods cost, in Markdown."""
-    methods = list(TITLES)
+    methods, cells = list(TITLES), result["cells"]
     lines = [
-        "| keys, rule, prompt | " + " | ".join(TITLES[m] for m in methods) + " | exact noise |",
+        "| classified: keys, rule, prompt | " + " | ".join(TITLES[m] for m in methods) + " | exact noise |",
         "|---|" + "---|" * (len(methods) + 1),
     ]
-    for name, each in result["cells"].items():
+    for name, each in cells.items():
         keys, _, rule = name.split(" | ")
-        known = result["exact noise"][f"{keys} | {rule}"]
-        rates = [*(each[m]["classified"] for m in methods), known]
-        lines.append(f"| {words(name)} | {' | '.join(map(share_text, rates))} |")
-    for other, title in (("encoder", "against the encoder"), ("ours", "against the default")):
-        rest = [m for m in methods if m != other]
-        lines += [
-            "",
-            f"| {title}, on the same pictures | " + " | ".join(TITLES[m] for m in rest) + " |",
-            "|---|" + "---|" * len(rest),
-        ]
-        for name, each in result["cells"].items():
-            lines.append(f"| {words(name)} | {' | '.join(against(each[m], other) for m in rest)} |")
-    judged = {name: each for name, each in result["cells"].items() if not name.endswith("| L1")}
-    titles = {"classified": "all methods on the same pictures", "with none": "the same, with a class none"}
-    for what, title in (titles | {"unmarked named": "unmarked, given a key"}).items():
-        lines += [
-            "",
-            f"| {title} | " + " | ".join(TITLES[m] for m in methods) + " |",
-            "|---|" + "---|" * len(methods),
-        ]
-        for name, each in (result["cells"] if what == "classified" else judged).items():
-            lines.append(f"| {words(name)} | {' | '.join(share_text(each[m]['shared'][what]) for m in methods)} |")
+        known = result["exact noise"][f"{keys} | {rule}"]["classified"]
+        lines.append(
+            f"| {words(name)} | {' | '.join(map(share_text, [*(each[m]['classified'] for m in methods), known]))} |"
+        )
+    titles = {"encoder": "more and less than the encoder", "ours": "more and less than the default"}
+    for other, title in titles.items():
+        rest = [m for m in methods if m not in (other, "true latent")]
+        lines += ["", f"| {title} | {' | '.join(TITLES[m] for m in rest)} |", "|---|" + "---|" * len(rest)]
+        for name, each in cells.items():
+            lines.append(f"| {words(name)} | {' | '.join(against(each[m][f'against {other}']) for m in rest)} |")
+    lines += [
+        "",
+        "| with a class none: right / none / another key; unmarked, given a key | "
+        + " | ".join(TITLES[m] for m in methods)
+        + " |",
+        "|---|" + "---|" * len(methods),
+    ]
+    for name, each in cells.items():
+        lines.append(f"| {words(name)} | {' | '.join(with_none(each[m]) for m in methods)} |")
     cost, memory = result["cost"], result["memory"]
     lines += [
         "",
-        "| decoder inversion of a picture | seconds, of the gradient's | peak memory, of one decode |",
-        "|---|---|---|",
+        "| decoder inversion of a picture | evaluations | seconds | of the gradient's | peak memory, MB "
+        "| of one decode |",
+        "|---|---|---|---|---|---|",
     ]
     for name, share in cost["of the gradient's"].items():
-        lines.append(f"| {TITLES[name]} | {share:.3f} | {memory[name]['of one decode']:.2f} |")
+        evaluations, seconds, peak = cost["evaluations"].get(name, 0), cost["seconds"][name], memory[name]
+        lines.append(
+            f"| {TITLES[name]} | {evaluations:.0f} | {seconds:.2f} | {share:.3f} "
+            f"| {peak['bytes'] / 1e6:.0f} | {peak['of one decode']:.2f} |"
+        )
     return "\n".join(lines)
+
+
+def with_none(cell: dict[str, Any]) -> str:
+    """What becomes of marked pictures, and how many unmarked ones are given a key."""
+    false = cell["unmarked named"]
+    named = "–" if false is None else f"{false['hits']} of {false['trials']}"
+    return f"{cell['named']['hits']} / {cell['none']} / {cell['another']}; {named}"
