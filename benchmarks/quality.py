@@ -1,18 +1,23 @@
 """What does a mark cost? Noise, latents and pictures of Sapling with a mark and without, of the same seeds.
 
-    python -m benchmarks.quality             96 pictures of each of 15 kinds, 40 minutes on one core; resumes
+    python -m benchmarks.quality             96 pictures of each of 16 kinds, an hour on one core; resumes
     python -m benchmarks.quality --quick     4 of each, of two steps, less than a minute
 
-Every kind of mark has three keys; every key marks pictures of four prompts, eight seeds each. The same seeds make
-unmarked pictures. Other seeds make three more sets of these: a reference that pictures are compared with, a
-control, which says how large a difference chance makes, and one that decides what is looked at.
+Every kind of mark has twelve keys; every key marks pictures of two prompts, four seeds each. (Of constant rings
+there are four keys.) The same seeds make unmarked pictures. Other seeds make two more sets of these: a control,
+which says what the tests make of no mark at all, and one that decides what is looked at. Intervals and tests are
+over keys, but those of the Fréchet distance, which are over pictures; p are by Holm, over all kinds of mark. All
+kinds share their seeds, and with them chance.
 
-- *Distribution*: moments of noise and latents by channel, with Kolmogorov–Smirnov tests against the reference.
-- *Fréchet distance* from the reference, less that of the unmarked pictures of the same seeds. The
+- *Marked*: which share of the noise's transform the mark changes, and how much of the noise's energy.
+- *Distribution*: moments of noise by channel, by Kolmogorov–Smirnov tests against fresh white noise, and of
+  latents, against those of the same seeds.
+- *Fréchet distance* from the unmarked pictures of the same seeds, less what random swaps of the two leave. The
   features are the diffusion network's innermost activations, which follow what a picture shows, and the energies
   and colours that random convolutions see, which do not depend on the model. Neither needs a download; the numbers
-  cannot be compared with FID of Inception features. All are projected to the main directions of the set that is
-  compared with none, of unit variance there: with so few pictures a covariance in more dimensions means nothing.
+  cannot be compared with FID of Inception features. All are projected to the main directions of the set that
+  decides what is looked at, of unit variance there: with so few pictures a covariance in more dimensions means
+  nothing.
 - *Diversity*: mean distance between pictures of one key and prompt, as a ratio to unmarked ones. All pictures of a
   key share a part of their noise.
 - *Agreement*: whether the diffusion network's own loss tells the true prompt among all that are used.
@@ -32,7 +37,6 @@ from numpy.typing import NDArray
 from benchmarks.quality_pictures import (
     CONTROL,
     GROUPS,
-    OTHERS,
     UNMARKED,
     VIEW,
     Networks,
@@ -42,15 +46,30 @@ from benchmarks.quality_pictures import (
     settings_of,
 )
 from benchmarks.quality_report import draw, readme_table
-from benchmarks.quality_tests import agreement, distribution, frechet_excess, pairwise, principal, ratio, seen
+from benchmarks.quality_tests import (
+    agreement,
+    frechet_excess,
+    latent_distribution,
+    moments,
+    noise_distribution,
+    over_keys,
+    pairwise,
+    principal,
+    ratio,
+    seen,
+    wilcoxon,
+)
 from benchmarks.record import RESULTS, write
 from watermark.features import Array
+from watermark.search import holm
 
-FULL = Run(keys=3, prompts=4, seeds=8, steps=25, times=(300, 600))
-QUICK = Run(keys=1, prompts=2, seeds=2, steps=2, times=(600,))
+FULL = Run(keys=12, prompts=2, seeds=4, steps=25, times=(300, 600))
+QUICK = Run(keys=2, prompts=1, seeds=2, steps=2, times=(600,))
+FRESH = 4000
+"""Samples of fresh white noise."""
 DIMENSIONS = 16
 FEATURES = ("contents", "textures")
-SHOWN = tuple(group for group in GROUPS if group not in (OTHERS, VIEW))
+SHOWN = tuple(group for group in GROUPS if group != VIEW)
 
 
 def analyse(networks: Networks, run: Run, kept: dict[str, NDArray[Any]]) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -63,35 +82,65 @@ def analyse(networks: Networks, run: Run, kept: dict[str, NDArray[Any]]) -> tupl
     look = {what: principal(kept[f"{VIEW} | {what}"], min(DIMENSIONS, run.pictures // 4)) for what in FEATURES}
     pixels = {group: shown(networks, kept[f"{group} | latents"]) for group in GROUPS}
     truth = np.arange(run.pictures) // run.seeds
-    per_key = run.prompts * run.seeds
+    fresh = moments(np.random.default_rng(0).standard_normal((FRESH, channels, height, width)))
     out: dict[str, Any] = {}
     for group in SHOWN:
         own = {what: look[what](kept[f"{group} | {what}"]) for what in FEATURES}
         plain = {what: look[what](kept[f"{UNMARKED} | {what}"]) for what in FEATURES}
+        far = {what: (own[what], plain[what]) for what in FEATURES}
+        far["pixels"] = (pixels[group].reshape(run.pictures, -1), pixels[UNMARKED].reshape(run.pictures, -1))
         out[group] = {
-            "noise": distribution(noise[group], noise[OTHERS]),
-            "latents": distribution(kept[f"{group} | latents"], kept[f"{OTHERS} | latents"]),
-            "frechet": {
-                what: frechet_excess(own[what], plain[what], look[what](kept[f"{OTHERS} | {what}"]))
-                for what in FEATURES
-            },
+            "marked": marked(noise[group], noise[UNMARKED]),
+            "noise": noise_distribution(noise[group], fresh),
+            "latents": latent_distribution(kept[f"{group} | latents"], kept[f"{UNMARKED} | latents"], run.keys),
+            "frechet": {what: frechet_excess(own[what], plain[what]) for what in FEATURES},
             "diversity": {
-                what: ratio(pairwise(own[what], run.seeds), pairwise(plain[what], run.seeds)) for what in FEATURES
-            }
-            | {
-                "pixels": ratio(
-                    *(pairwise(pixels[g].reshape(run.pictures, -1), run.seeds) for g in (group, UNMARKED))
-                )
+                what: ratio(pairwise(a, run.seeds), pairwise(b, run.seeds), run.keys)
+                for what, (a, b) in far.items()
             },
-            "agreement": agreement(kept[f"{group} | losses"], kept[f"{UNMARKED} | losses"], truth),
-            "seen": [
-                seen(*(pixels[g][i : i + per_key] for g in (group, UNMARKED, CONTROL)))
-                for i in range(0, run.pictures, per_key)
-                if group != UNMARKED
-            ],
+            "agreement": agreement(kept[f"{group} | losses"], kept[f"{UNMARKED} | losses"], truth, run.keys),
+            "traces": None
+            if group == UNMARKED
+            else traces(pixels[group], pixels[UNMARKED], pixels[CONTROL if group != CONTROL else VIEW], run.keys),
         }
+    corrected(out)
+    per_key = run.pictures // run.keys
     means = {group: (pixels[group] - pixels[UNMARKED])[:per_key].mean(0) for group in SHOWN}
     return out, means
+
+
+def marked(noise: Array, plain: Array) -> dict[str, float]:
+    """The share of the transform of noise (n, C, h, w) that a mark changes, and of the noise's energy."""
+    change = np.fft.fft2(noise.astype(np.float64) - plain)
+    bins = (np.abs(change) > 1e-3).any(0).mean()
+    return {"bins": float(bins), "energy": float(np.square(noise - plain).mean() / np.square(plain).mean())}
+
+
+def traces(x: Array, plain: Array, others: Array, keys: int) -> dict[str, Any]:
+    """How far the mean of a key's pictures stands out in the corners, beside that of other unmarked ones."""
+    each = zip(*(np.array_split(pictures, keys) for pictures in (x, plain, others)), strict=True)
+    parts = [seen(own, unmarked, other) for own, unmarked, other in each]
+    own, chance = (np.array([part[who]["ratio"] for part in parts]) for who in ("rms", "chance"))
+    return over_keys(own) | {"chance": float(chance.mean()), "p": wilcoxon(own - chance)}
+
+
+def corrected(groups: dict[str, Any]) -> None:
+    """Put p by Holm, over all groups with a mark, beside every p."""
+    names = [group for group in groups if group not in (UNMARKED, CONTROL)]
+    places = [
+        *(("noise",), ("latents",), ("traces",), ("agreement", "difference")),
+        *((what, feature) for what in ("frechet", "diversity") for feature in FEATURES),
+        ("diversity", "pixels"),
+    ]
+    for place in places:
+        cells = []
+        for name in names:
+            cell = groups[name]
+            for part in place:
+                cell = cell[part]
+            cells.append(cell)
+        for cell, p in zip(cells, holm(np.array([cell["p"] for cell in cells])).tolist(), strict=True):
+            cell["p, Holm"] = p
 
 
 def shown(networks: Networks, z: NDArray[np.floating]) -> Array:

@@ -26,7 +26,7 @@ from watermark.foreign import constant_ring_key, tree_ring_key
 from watermark.keys import Pattern, RingKey
 from watermark.noise import watermarked_noise
 
-UNMARKED, OTHERS, CONTROL, VIEW = "unmarked", "reference", "unmarked, other seeds", "view"
+UNMARKED, CONTROL, VIEW = "unmarked", "unmarked, other seeds", "view"
 MARKS: dict[str, tuple[Pattern, float]] = {
     "dense": (Pattern("dense"), 0.7),
     "dense, strength 1": (Pattern("dense"), 1.0),
@@ -40,15 +40,19 @@ MARKS: dict[str, tuple[Pattern, float]] = {
 }
 """Ours, with their strengths."""
 
-THEIRS = ("tree-ring, radius 10", "constant rings, radius 6")
-"""As Wen et al. 2023 and Hong et al. 2024 write them: in place of the noise."""
+THEIRS = {"tree-ring": (5, 10), "constant rings": (3, 6)}
+"""Radii of the keys of Wen et al. 2023 and Hong et al. 2024, written as there, in place of the noise: first in
+proportion to Sapling's latent, of half the side of Stable Diffusion's, then as there."""
 
-FIRST = {OTHERS: 10**6, CONTROL: 2 * 10**6, VIEW: 3 * 10**6}
+FIRST = {CONTROL: 2 * 10**6, VIEW: 3 * 10**6}
 """Where the seeds of unmarked pictures begin that share none with marked ones."""
 
-GROUPS = (UNMARKED, OTHERS, CONTROL, VIEW, *MARKS, *THEIRS)
+FOREIGN = {f"{kind}, radius {radius}": (kind, radius) for kind, radii in THEIRS.items() for radius in radii}
+GROUPS = (UNMARKED, CONTROL, VIEW, *MARKS, *FOREIGN)
 SEED, GUIDANCE, BATCH = 17, 3.0, 16
 FILTERS = 96
+LOOK, LOOK_SEED = 200, 10**7
+"""At which time of 1000 the network looks at a picture's contents, and the seed of what noises it."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +93,13 @@ def initial(group: str, number: int, run: Run, shape: tuple[int, int, int]) -> T
         secret = hashlib.sha256(f"quality {key}".encode()).digest()
         return watermarked_noise(RingKey(secret, pattern), (1, *shape), strength=strength, generator=generator)
     plain = torch.randn((1, *shape), generator=generator, dtype=torch.float64)
-    if group not in THEIRS:
+    if group not in FOREIGN:
         return plain.float()
+    kind, radius = FOREIGN[group]
     theirs = (
-        tree_ring_key(key, shape)
-        if group == THEIRS[0]
-        else constant_ring_key(key, shape, level=80 * shape[-1] / 64)
+        tree_ring_key(key, shape, radius=radius)
+        if kind == "tree-ring"
+        else constant_ring_key(key % 4, shape, level=80 * shape[-1] / 64, radius=radius)
     )
     written = np.where(theirs.mask, theirs.values, np.fft.fft2(plain.numpy()))
     return torch.from_numpy(np.fft.ifft2(written).real).float()
@@ -124,7 +129,7 @@ def noised(model: LatentDiffusionModel, z: Tensor, time: int, rows: range) -> tu
     share = model.scheduler.alphas_cumprod[time]
     alpha, sigma = share.sqrt(), (1 - share).sqrt()
     e = torch.cat(
-        [torch.randn((1, *z.shape[1:]), generator=torch.Generator().manual_seed(10**7 + i)) for i in rows]
+        [torch.randn((1, *z.shape[1:]), generator=torch.Generator().manual_seed(LOOK_SEED + i)) for i in rows]
     )
     return alpha * z + sigma * e, alpha * e - sigma * z
 
@@ -133,7 +138,7 @@ def noised(model: LatentDiffusionModel, z: Tensor, time: int, rows: range) -> tu
 def contents(networks: Networks, z: Tensor, rows: range) -> Tensor:
     """What the UNet sees in pictures of latents (n, C, h, w), (n, d): its innermost activations, mean over space.
 
-    At time 200 of 1000, without a prompt.
+    At time ``LOOK`` of 1000, without a prompt.
     """
     again = networks.decoder.autoencoder.encode(networks.picture(z))
     seen: list[Tensor] = []
@@ -141,7 +146,7 @@ def contents(networks: Networks, z: Tensor, rows: range) -> Tensor:
         lambda _, given, out: seen.append(out.float().mean((2, 3)))
     )
     field = networks.diffusion.field(None, batch=len(z), guidance=1.0)
-    field(noised(networks.diffusion, again, 200, rows)[0], 200, torch.arange(len(z)))
+    field(noised(networks.diffusion, again, LOOK, rows)[0], LOOK, torch.arange(len(z)))
     hook.remove()
     return torch.cat(seen)
 
@@ -214,8 +219,8 @@ def settings_of(run: Run) -> dict[str, Any]:
     """What the pictures depend on."""
     marks = {name: [asdict(pattern), strength] for name, (pattern, strength) in MARKS.items()}
     return (
-        {"seed": SEED, "guidance": GUIDANCE, "filters": FILTERS, "marks": marks, "others": list(THEIRS)}
-        | {"prompts": prompts_digest("hundred")}
+        {"seed": SEED, "guidance": GUIDANCE, "filters": FILTERS, "marks": marks, "others": THEIRS, "first": FIRST}
+        | {"prompts": prompts_digest("hundred"), "look": [LOOK, LOOK_SEED]}
         | asdict(run)
         | {"times": list(run.times)}
     )

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from watermark.features import Array
 
 PANELS = {
-    "Fréchet distance, excess over unmarked": (("frechet", "contents"), ("frechet", "textures")),
+    "Fréchet distance, bars: by chance": (("frechet", "contents"), ("frechet", "textures")),
     "Diversity, of unmarked": (("diversity", "contents"), ("diversity", "textures"), ("diversity", "pixels")),
     "Agreement with the prompt, change of margin": (("agreement", "difference"),),
 }
@@ -52,44 +52,50 @@ def draw(result: dict[str, Any], means: Mapping[str, Array], path: Path) -> None
 
 
 def dots(axes: Axes, cells: list[dict[str, Any]], off: float, name: str, colour: str) -> None:
-    """Values with their intervals, one below the other."""
+    """Values with their intervals, or with what chance makes, one below the other."""
     for i, cell in enumerate(cells):
-        axes.plot(cell["ci95"], [i + off] * 2, color=colour, lw=1.4)
+        axes.plot(cell["ci95"] if "ci95" in cell else cell["chance"], [i + off] * 2, color=colour, lw=1.4)
         axes.plot(cell["value"], i + off, "o", ms=4, color=colour, label=None if i else name)
 
 
 def bounds(cell: dict[str, Any]) -> str:
-    """A value with its interval."""
-    low, high = cell["ci95"]
-    return f"{cell['value']:.2f} ({low:.2f} … {high:.2f})".replace("-", "−")
+    """A value with its interval, or with what chance makes in brackets, and p by Holm."""
+    low, high = cell["ci95"] if "ci95" in cell else cell["chance"]
+    interval = f"({low:.2f} … {high:.2f})" if "ci95" in cell else f"[{low:.2f} … {high:.2f}]"
+    return f"{cell['value']:.2f} {interval}".replace("-", "−") + p_text(cell)
 
 
-def excess(cell: dict[str, Any]) -> str:
-    """An excess of the Fréchet distance with its interval, on the distance that unmarked pictures have."""
-    return f"{bounds(cell)} on {cell['baseline']:.2f}"
+def p_text(cell: dict[str, Any]) -> str:
+    """P, by Holm where it is corrected."""
+    p = cell.get("p, Holm", cell["p"])
+    return f", p = {p:.1g}" if p >= 1e-3 else f", p = {p:.0e}"
 
 
 def readme_table(result: dict[str, Any]) -> str:
     """What marks change, and how noise and latents are distributed, in Markdown."""
     lines = [
-        "| mark | Fréchet, contents | Fréchet, textures | diversity, contents | diversity, pixels "
-        "| prompt told | corners / elsewhere, mean of a key (chance) |",
-        "|---|---|---|---|---|---|---|",
+        "| mark | bins marked; energy changed | Fréchet, contents [by chance] | Fréchet, textures "
+        "| diversity, contents | diversity, textures | diversity, pixels | prompt told; margin, change |"
+        " corners / elsewhere, mean of a key; chance |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for group, each in result["groups"].items():
-        agreement, traces = each["agreement"], each["seen"]
+        agreement, traces, marked = each["agreement"], each["traces"], each["marked"]
+        difference = agreement["difference"]
+        change = f"{difference['value']:+.4f} ({difference['ci95'][0]:+.4f} … {difference['ci95'][1]:+.4f})"
         cells = [
-            *(excess(each["frechet"][what]) for what in ("contents", "textures")),
-            *(bounds(each["diversity"][what]) for what in ("contents", "pixels")),
-            f"{agreement['right']} of {agreement['of']}",
-            " (".join(f"{np.mean([t[who]['ratio'] for t in traces]):.2f}" for who in ("rms", "chance")) + ")"
-            if traces
-            else "",
+            f"{100 * marked['bins']:.1f} %; {100 * marked['energy']:.1f} %",
+            *(bounds(each["frechet"][what]) for what in ("contents", "textures")),
+            *(bounds(each["diversity"][what]) for what in ("contents", "textures", "pixels")),
+            f"{agreement['right']} of {agreement['of']}; {agreement['margin']:.4f}, {change}".replace("-", "−")
+            + p_text(difference),
+            f"{bounds(traces)}; {traces['chance']:.2f}" if traces else "",
         ]
         lines.append(f"| {group} | {' | '.join(cells)} |")
     lines += [
         "",
-        "| mark | std of noise, by channel | kurtosis of noise | p | std of latents | kurtosis of latents | p |",
+        "| mark | std of noise, by channel | kurtosis of noise | differs most in | std of latents "
+        "| kurtosis of latents | differ most in |",
         "|---|---|---|---|---|---|---|",
     ]
     for group, each in result["groups"].items():
@@ -97,6 +103,6 @@ def readme_table(result: dict[str, Any]) -> str:
         for what in ("noise", "latents"):
             for moment in ("std", "kurtosis"):
                 cells.append(", ".join(f"{v:.2f}" for v in each[what][moment]).replace("-", "−"))
-            cells.append(f"{each[what]['p']:.1g}")
+            cells.append(each[what]["differs most in"] + p_text(each[what]))
         lines.append(f"| {group} | {' | '.join(cells)} |")
     return "\n".join(lines)

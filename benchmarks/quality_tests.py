@@ -1,4 +1,8 @@
-"""How far pictures with a mark are from pictures without, for :mod:`benchmarks.quality`."""
+"""How far pictures with a mark are from pictures without, for :mod:`benchmarks.quality`.
+
+Pictures of one key are next to each other, ``keys`` keys in all. They share what the key does, so that intervals
+and tests are over keys, and say what keys of a kind do, not what these did.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +16,28 @@ from sklearn.decomposition import PCA
 
 from watermark.features import Array
 
-SEED, RESAMPLINGS = 0, 400
+SEED, SWAPS = 0, 4000
 CORNER = 3 / 16
 """The corners reach so far, as a share of the side."""
 
-Interval = dict[str, Any]
+Json = dict[str, Any]
 
 
-def interval(value: float, resampled: Array) -> Interval:
-    """A value with its 95 % percentile interval."""
-    low, high = np.quantile(resampled, (0.025, 0.975))
-    return {"value": float(value), "ci95": [float(low), float(high)]}
+def by_key(values: Array, keys: int) -> Array:
+    """Means over the pictures (n, …) of every key, (keys, …)."""
+    return np.asarray(values.reshape(keys, -1, *values.shape[1:]).mean(1))
+
+
+def over_keys(values: Array) -> Json:
+    """The mean of one value a key, (keys,), with a 95 % percentile interval of 10,000 resamplings of them."""
+    rows = np.random.default_rng(SEED).integers(0, len(values), (10_000, len(values)))
+    low, high = np.quantile(values[rows].mean(1), (0.025, 0.975))
+    return {"value": float(values.mean()), "ci95": [float(low), float(high)]}
+
+
+def wilcoxon(values: Array) -> float:
+    """P of Wilcoxon's signed-rank test that values are symmetric about 0; 1 if all are 0."""
+    return float(stats.wilcoxon(values).pvalue) if np.any(values) else 1.0
 
 
 def moments(values: Array) -> Array:
@@ -31,24 +46,30 @@ def moments(values: Array) -> Array:
     return np.stack([flat.mean(2), flat.std(2), stats.kurtosis(flat, axis=2)], axis=2)
 
 
-def distribution(values: Array, unmarked: Array) -> dict[str, Any]:
-    """Moments of noise or latents (n, C, h, w) by channel, and tests against those without a mark, other seeds.
-
-    ``p`` is the smallest of Kolmogorov–Smirnov tests on the pictures' moments, one for each channel and moment,
-    times their number. ``distance`` is the Kolmogorov–Smirnov distance of all values.
-    """
-    own, plain = moments(values), moments(unmarked)
-    p = [stats.ks_2samp(own[:, c, m], plain[:, c, m]).pvalue for c in range(own.shape[1]) for m in range(3)]
-    names = [(c, m) for c in range(own.shape[1]) for m in ("mean", "std", "kurtosis")]
-    channel, moment = names[int(np.argmin(p))]
+def distribution(own: Array, tests: NDArray[np.floating]) -> Json:
+    """Moments (n, C, 3) on average, and the smallest p of tests (C, 3), times their number."""
+    channel, moment = np.unravel_index(int(tests.argmin()), tests.shape)
     return {
         "mean": own[..., 0].mean(0).tolist(),
         "std": own[..., 1].mean(0).tolist(),
         "kurtosis": own[..., 2].mean(0).tolist(),
-        "p": float(min(1.0, len(p) * min(p))),
-        "differs most in": f"{moment} of channel {channel}",
-        "distance": float(stats.ks_2samp(values.ravel(), unmarked.ravel()).statistic),
+        "p": float(min(1.0, tests.size * tests.min())),
+        "differs most in": f"{('mean', 'std', 'kurtosis')[moment]} of channel {channel}",
     }
+
+
+def noise_distribution(noise: Array, fresh: Array) -> Json:
+    """Moments of noise (n, C, h, w), by Kolmogorov–Smirnov tests against those of fresh white noise (N, C, 3)."""
+    own = moments(noise)
+    tests = [[stats.ks_2samp(own[:, c, m], fresh[:, c, m]).pvalue for m in range(3)] for c in range(own.shape[1])]
+    return distribution(own, np.array(tests))
+
+
+def latent_distribution(latents: Array, unmarked: Array, keys: int) -> Json:
+    """Moments of latents (n, C, h, w), by Wilcoxon's test of what a key changes of those of the same seeds."""
+    own = moments(latents)
+    change = by_key(own - moments(unmarked), keys)
+    return distribution(own, np.apply_along_axis(wilcoxon, 0, change))
 
 
 def principal(reference: Array, dimensions: int) -> Callable[[Array], Array]:
@@ -65,19 +86,24 @@ def frechet(a: Array, b: Array) -> float:
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca) + np.trace(cb) - 2 * cross)
 
 
-def frechet_excess(own: Array, same_seeds: Array, others: Array) -> Interval:
-    """By how much farther features are from those of unmarked pictures of other seeds than unmarked ones are.
+def frechet_excess(own: Array, same_seeds: Array) -> Json:
+    """The Fréchet distance between features of marked pictures and of the unmarked ones of the same seeds.
 
-    Bootstrap over pictures; a marked picture stays with the unmarked one of its seed.
+    If the mark changes nothing, either may be the marked one: ``value`` is the distance less its mean over random
+    swaps within the seeds, ``chance`` its central 95 % among them, and p the share of them that reaches it.
     """
     rng = np.random.default_rng(SEED)
-    n = len(own)
-    drawn = []
-    for _ in range(RESAMPLINGS):
-        i, j = rng.integers(0, n, (2, n))
-        drawn.append(frechet(own[i], others[j]) - frechet(same_seeds[i], others[j]))
-    distance, baseline = frechet(own, others), frechet(same_seeds, others)
-    return interval(distance - baseline, np.array(drawn)) | {"distance": distance, "baseline": baseline}
+    distance = frechet(own, same_seeds)
+    swapped = []
+    for swap in rng.integers(0, 2, (SWAPS, len(own), 1), dtype=np.int8):
+        swapped.append(frechet(np.where(swap, own, same_seeds), np.where(swap, same_seeds, own)))
+    mean = float(np.mean(swapped))
+    low, high = np.quantile(swapped, (0.025, 0.975)) - mean
+    return {
+        "value": distance - mean,
+        "chance": [float(low), float(high)],
+        "p": float((1 + np.sum(np.array(swapped) >= distance - 1e-9)) / (1 + SWAPS)),
+    }
 
 
 def pairwise(features: Array, group: int) -> Array:
@@ -87,17 +113,23 @@ def pairwise(features: Array, group: int) -> Array:
     return np.asarray(gaps.sum((1, 2)) / (group * (group - 1)), dtype=np.float64)
 
 
-def ratio(own: Array, plain: Array) -> Interval:
-    """Mean of own over mean of plain, bootstrap over pairs."""
-    rows = np.random.default_rng(SEED).integers(0, len(own), (10_000, len(own)))
-    return interval(own.mean() / plain.mean(), own[rows].mean(1) / plain[rows].mean(1))
+def ratio(own: Array, plain: Array, keys: int) -> Json:
+    """Mean of own over mean of plain, with a bootstrap over keys, and Wilcoxon's p."""
+    one, other = (by_key(values, keys) for values in (own, plain))
+    rows = np.random.default_rng(SEED).integers(0, keys, (10_000, keys))
+    low, high = np.quantile(one[rows].mean(1) / other[rows].mean(1), (0.025, 0.975))
+    return {
+        "value": float(one.mean() / other.mean()),
+        "ci95": [float(low), float(high)],
+        "p": wilcoxon(one - other),
+    }
 
 
-def agreement(losses: Array, plain: Array, truth: NDArray[np.int64]) -> dict[str, Any]:
+def agreement(losses: Array, plain: Array, truth: NDArray[np.int64], keys: int) -> Json:
     """Whether the network's own loss (n, prompts) tells the true prompt, with a mark and without.
 
     ``margin`` is the mean loss under other prompts over that under the true one, minus 1; ``difference`` that of
-    the marked picture minus that of the unmarked one of the same seed, its p by Wilcoxon's test.
+    the marked picture minus that of the unmarked one of the same seed.
     """
     rows = np.arange(len(truth))
 
@@ -107,16 +139,14 @@ def agreement(losses: Array, plain: Array, truth: NDArray[np.int64]) -> dict[str
         return each.argmin(1) == truth, others / own - 1
 
     (right, margin), (plain_right, plain_margin) = look(losses), look(plain)
-    gained, lost = int((right & ~plain_right).sum()), int((~right & plain_right).sum())
-    difference = margin - plain_margin
-    draws = np.random.default_rng(SEED).integers(0, len(rows), (10_000, len(rows)))
+    difference = by_key(margin - plain_margin, keys)
     return {
         "right": int(right.sum()),
+        "gained": int((right & ~plain_right).sum()),
+        "lost": int((~right & plain_right).sum()),
         "of": len(right),
-        "mcnemar p": float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0,
         "margin": float(margin.mean()),
-        "difference": interval(difference.mean(), difference[draws].mean(1)),
-        "wilcoxon p": float(stats.wilcoxon(difference).pvalue) if np.any(difference) else 1.0,
+        "difference": over_keys(difference) | {"p": wilcoxon(difference)},
     }
 
 
@@ -126,14 +156,14 @@ def corners(height: int, width: int) -> NDArray[np.bool_]:
     return np.asarray(np.hypot(y[:, None], x[None, :]) < CORNER * min(height, width))
 
 
-def seen(x: Array, plain: Array, others: Array) -> dict[str, Any]:
+def seen(x: Array, plain: Array, others: Array) -> Json:
     """Whether the mean of one key's pictures (n, 3, H, W) shows the key, beside that of unmarked ones.
 
     ``rms`` is the root mean square, in levels of 8 bits, of the mean of x − plain, of the same seeds and prompts,
     in the corners and elsewhere; ``chance`` that of others − plain, which differ in their noise alone.
     """
     inside = corners(*x.shape[-2:])
-    out: dict[str, Any] = {}
+    out: Json = {}
     for name, pictures in (("rms", x), ("chance", others)):
         mean = (pictures - plain).mean(0) * 127.5
         out[name] = {
