@@ -23,6 +23,7 @@ from benchmarks.robustness_pictures import (
     ONE_KEY,
     RINGS,
     SEED,
+    WEAK,
     Run,
     pictures,
 )
@@ -150,7 +151,9 @@ def recovered(
     if missing:
         averaging = any(condition in (*REMOVAL, *FORGERY) for condition in missing)
         shown = {kind for cells in missing.values() for kind, _, _ in cells if kind not in UNMARKED_AS}
-        kinds = [kind for kind in (*KINDS, RINGS, *ONE_KEY) if kind in shown or (averaging and kind in EVERY)]
+        kinds = [
+            kind for kind in (*KINDS, RINGS, *WEAK, *ONE_KEY) if kind in shown or (averaging and kind in EVERY)
+        ]
         images = pictures(model, kinds, run, folder)
     for condition, cells in track(missing.items(), "recovering noise", console=Console(stderr=True)):
         for kind in dict.fromkeys(kind for kind, _, _ in cells):

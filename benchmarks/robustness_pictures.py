@@ -31,11 +31,13 @@ MARKS = ("dense", "tree-ring")
 KINDS = (*MARKS, "unmarked")
 RINGS = "rings"
 """Pictures with our other kind of key, which has less room for certainty; of the same seeds as both marks."""
+WEAK = {f"dense, ρ = {rho:g}": rho for rho in (0.15, 0.2, 0.25)}
+"""Pictures with the keys of ``dense``, so weak that not all are found even where nothing was done."""
 ONE_KEY = tuple(f"{mark}, one key" for mark in MARKS)
 """Pictures that all carry the same key, for attacks that average over them."""
 TREE_RING: dict[str, Any] = {"pattern": "ring", "channel": 3, "radius": 10}
 """Keys of tree-ring code, but for their seed."""
-SEED, GUIDANCE, BATCH = 23, 3.0, 8
+SEED, GUIDANCE, STRENGTH, BATCH = 23, 3.0, 0.7, 8
 SHARED, NOBODY = 10**6, 2 * 10**6
 """Numbers of the one key, and of the first key that no picture carries."""
 
@@ -108,12 +110,13 @@ def initial(model: LatentDiffusionModel, kind: str, i: int) -> Tensor:
     Both marks have the same seeds; unmarked pictures have others, as have those of one key. Marks of tree-ring code
     replace the transform's values, and only the real part of what comes back is kept.
     """
-    seed = SEED + i + (0 if kind in (*MARKS, RINGS) else 10**6)
+    seed = SEED + i + (0 if kind in (*MARKS, RINGS, *WEAK) else 10**6)
     ours = kind.split(",", maxsplit=1)[0]
     if ours in ("dense", RINGS):
         generator = torch.Generator().manual_seed(seed)
         key = our_key(own_number(kind, i), ours)
-        return watermarked_noise(key, (1, *model.latent_shape), generator=generator)
+        strength = WEAK.get(kind, STRENGTH)
+        return watermarked_noise(key, (1, *model.latent_shape), strength=strength, generator=generator)
     plain = initial_noise(model, None, seed)
     if kind == "unmarked":
         return plain

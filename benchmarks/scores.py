@@ -212,10 +212,13 @@ def area(s: Scores) -> tuple[float, Array]:
 
 
 def curve(s: Scores, points: int = 60) -> dict[str, list[float]]:
-    """The ROC curve at rates of false positives from one in as many as there are units, evenly over decades."""
+    """The ROC curve at rates of false positives, evenly over decades, from ten pairs of a negative and a key.
+
+    Below one in as many as there are units, ``independent`` of :func:`measure`, the rate is known over keys alone.
+    """
     truth = np.repeat([1, 0], [len(s.own), s.null.size])
     false, true, _ = roc_curve(truth, -np.concatenate([s.own, s.null.ravel()]))
-    at = np.geomspace(max(10 / s.null.size, 1 / (s.units.max() + 1)), 1, points)
+    at = np.geomspace(min(10 / s.null.size, 1), 1, points)
     return {"false": tidy(at), "true": tidy(true[np.searchsorted(false, at, side="right") - 1])}
 
 

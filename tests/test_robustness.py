@@ -245,10 +245,12 @@ def test_quick_runs_share_noise_resume_and_report(tmp_path, monkeypatch):
     both = run(detection, detection_report)
     assert both["cells"]["encoder"]["dense"]["area"]["value"] > 0.99
     assert set(both["curves"]) == set(detection.RECOVERIES)
+    assert both["weak"]["dense, ρ = 0.25"]["encoder"]["0.01"]["trials"] == 2
+    assert len(both["gain"]) == (len(detection.TESTS) + 3) * 5
     (file,) = tmp_path.glob("detection-*.npz")
     with np.load(file) as new:
         published = {(k, "clean", how) for k in pictures.KINDS for how in robustness_noise.PUBLISHED}
-        cells = published | {("rings", "clean", how) for how in detection.RECOVERIES}
+        cells = published | {(k, "clean", how) for k in ("rings", *pictures.WEAK) for how in detection.RECOVERIES}
         assert set(new) == set(map(robustness_noise.name_of, cells))
 
     def never(*_):
