@@ -25,8 +25,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """Confusion matrices of the published keys in both channels, and the share that is classified of all sets."""
     cells = result["cells"]
     shown = [name for name in cells if "radius 6" in name and "| known |" in name and not name.endswith("| L1")]
-    figure = Figure(figsize=(18, 2.5 * len(shown)), dpi=110, layout="constrained")
-    places = figure.add_gridspec(2 * len(shown), len(TITLES) + 1, width_ratios=(*[1] * len(TITLES), 2))
+    figure = Figure(figsize=(22, 2.6 * len(shown)), dpi=110, layout="constrained")
+    places = figure.add_gridspec(2 * len(shown), len(TITLES) + 1, width_ratios=(*[1] * len(TITLES), 5))
     for i, name in enumerate(shown):
         keys, _, rule = name.split(" | ")
         for j, (method, title) in enumerate(TITLES.items()):
@@ -53,9 +53,9 @@ def shares(axes: Axes, cells: dict[str, Any]) -> None:
             axes.plot(rate["ci95"], [y, y], color=COLOURS[method], lw=1.2)
             axes.plot(rate["rate"], y, "o", ms=3, color=COLOURS[method], label=None if i else title)
     axes.set_yticks(range(len(names)), [words(name) for name in names], fontsize=7)
-    axes.set(title="Classified, with 95 % intervals", xlim=(0, 1.02), ylim=(-2.6, len(names) - 0.4))
+    axes.set(title="Classified, with 95 % intervals", xlim=(0, 1.02), ylim=(-0.6, len(names) - 0.4))
     axes.grid(alpha=0.3, axis="x")
-    axes.legend(fontsize=7, ncols=2, loc="lower center")
+    axes.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.4, -0.05))
 
 
 def lines(axes: Axes, result: dict[str, Any]) -> None:
