@@ -13,7 +13,7 @@ them are the same rings in the channel whose noise the encoder recovers worst; t
 ``dense``; and many weak keys in that channel.
 
 Every picture is inverted by the encoder alone, by Anderson acceleration and our default, and by both published
-methods; of these the iterate of the lowest pixel error is taken, which is better than the last. The true latent
+methods; of these the iterate of the lowest pixel error is taken, where theirs take the last. The true latent
 shows what no decoder inversion can add to.
 
 A picture is *classified* if its own key is the nearest: by our statistic, by the L1 distance to what was written,

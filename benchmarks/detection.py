@@ -23,12 +23,11 @@ from typing import Any
 import click
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from benchmarks.detection_report import draw, readme_table
 from benchmarks.rates import tidy
 from benchmarks.record import RESULTS, rate, write
-from benchmarks.robustness import FULL, QUICK, scores_of
+from benchmarks.robustness import FULL, QUICK, gained, scores_of
 from benchmarks.robustness_noise import ENCODER, OURS, PUBLISHED, WHOLE, Cell, recovered
 from benchmarks.robustness_pictures import KINDS, RINGS, WEAK, load, own_number
 from benchmarks.scores import LEVELS, TREE_RING, VERDICT, Outcome, curve, measure, misfits, outcome, paired
@@ -84,16 +83,6 @@ def gain(ours: Outcome, other: Outcome, exact: bool) -> Json:
     if exact:
         return gained(ours.scores.own, other.scores.own, VERDICT)
     return paired(ours.hits[-1], other.hits[-1])
-
-
-def gained(ours: NDArray[np.float64], other: NDArray[np.float64], level: float) -> Json:
-    """What smaller p (n,) find at a level that larger do not, and by how many decades they are smaller."""
-    decades = np.log10(other) - np.log10(ours)
-    p = stats.wilcoxon(decades).pvalue if np.any(decades) else 1.0
-    return paired(ours <= level, other <= level) | {
-        "decades, median": tidy(np.median(decades)),
-        "Wilcoxon p": tidy(p),
-    }
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -152,11 +152,11 @@ def gain(before: list[Outcome], after: list[Outcome]) -> Json:
     return difference(again[1], again[0], rates[1] - rates[0])
 
 
-def gained(ours: NDArray[np.float64], other: NDArray[np.float64]) -> Json:
-    """What smaller p (n,) find that larger do not at 1e-3, and by how many decades they are smaller, paired."""
+def gained(ours: NDArray[np.float64], other: NDArray[np.float64], level: float) -> Json:
+    """What smaller p (n,) find that larger do not at a level, and by how many decades they are smaller, paired."""
     decades = np.log10(other) - np.log10(ours)
     p = stats.wilcoxon(decades).pvalue if np.any(decades) else 1.0
-    both = paired(ours <= LEVELS[1], other <= LEVELS[1])
+    both = paired(ours <= level, other <= level)
     return both | {"decades, median": tidy(np.median(decades)), "Wilcoxon p": tidy(p)}
 
 
@@ -190,7 +190,7 @@ def analyse(noise: Noise, run: Run) -> Json:
                 found[condition, recovery, test] = one
                 cells.setdefault(condition, {}).setdefault(recovery, {})[test] = measure(one, test in EXACT)
         own = {r: found[condition, r, DEFAULT].scores.own for r in RECOVERIES}
-        change[condition] = {r: gained(own[OURS], own[r]) for r in RECOVERIES[:-1]}
+        change[condition] = {r: gained(own[OURS], own[r], LEVELS[1]) for r in RECOVERIES[:-1]}
     for other in RECOVERIES[:-1]:
         for name in ("McNemar p", "Wilcoxon p"):
             adjusted = holm(np.array([each[other][name] for each in change.values()]))
