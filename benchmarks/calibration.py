@@ -69,7 +69,7 @@ class Run:
 
 FULL = Run(
     quick=False,
-    recovery=Recovery((1000, 700, 1000, 300), also=256, steps=25, decoder="anderson", inversion_steps=10),
+    recovery=Recovery((1000, 700, 1000, 300), also=256, steps=25, decoder="shrinkage", inversion_steps=10),
     shipped=(300, 300, 300, 100),
     keys=200,
     power_keys=8,

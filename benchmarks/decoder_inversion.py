@@ -43,8 +43,8 @@ METHODS: dict[str, tuple[str, Solver]] = {
     "anderson": ("free", anderson),
     "adam": ("free", adam),
     "adam, fixed rate": ("free", partial(adam, scheduled=False)),
-    "gradient": ("gradient", partial(adam, learning_rate=0.1)),
-    "gradient, D clamped": ("gradient, clamped", partial(adam, learning_rate=0.1)),
+    "gradient": ("gradient", partial(adam, learning_rate=0.1, frozen=False)),
+    "gradient, D clamped": ("gradient, clamped", partial(adam, learning_rate=0.1, frozen=False)),
     "gradient, fixed rate": ("gradient", partial(adam, learning_rate=0.01, scheduled=False)),
     "forward step, ρ = 0.5": ("free", partial(forward_step, step_size=0.5)),
     "forward step, ρ = 1": ("free", partial(forward_step, step_size=1.0)),
@@ -239,7 +239,7 @@ def half_precision(x: Tensor, z: Tensor, steps: int) -> dict[str, Any]:
         b, residual = decoder_gradient(ae, x)
         gradients = tuple(residual(at, rows)[0].flatten(1) for at in (b, z))
         exact = exact or gradients
-        path = errors_along(partial(adam, residual, b, Stop(steps), learning_rate=0.1), z)
+        path = errors_along(partial(adam, residual, b, Stop(steps), learning_rate=0.1, frozen=False), z)
         angles = [torch.cosine_similarity(g, e).mean() for g, e in zip(gradients, exact, strict=True)]
         out[dtype] = {
             "cosine with fp32 at E(x)": float(angles[0]),

@@ -54,7 +54,7 @@ LEVEL = 1e-6
 Cell = dict[str, Any]
 
 
-FULL = Run(False, 48, 25, "anderson", 10, (32, 128, 2048, 10_000))
+FULL = Run(False, 48, 25, "shrinkage", 10, (32, 128, 2048, 10_000))
 QUICK = Run(True, 2, 4, "encoder", 2, (32, 128))
 
 

@@ -81,27 +81,35 @@ def recovered(model: LatentDiffusionModel, how: Recovery, folder: Path) -> dict[
     """Noise (B, C, h, w) of every family, and of marked pictures in other ways, as far as the folder lacks it."""
     path = kept_file(folder, "calibration", how.settings | made_of(model.name))
     noise = kept(path)
-    ways: dict[str, tuple[Verifier, Callable[[Image.Image], Image.Image]]] = {
-        "encoder alone": (verifier_of(model, how, "encoder"), lambda image: image),
-        "JPEG 75": (verifier_of(model, how), jpeg),
-        "JPEG 75, encoder alone": (verifier_of(model, how, "encoder"), jpeg),
+    plain = verifier_of(model, how)
+    encoder, all_the_way = (verifier_of(model, how, decoder) for decoder in ("encoder", "anderson"))
+    recoveries: dict[str, tuple[Verifier, Callable[[Image.Image], Image.Image]]] = {
+        "clean": (plain, lambda image: image),
+        "encoder alone": (encoder, lambda image: image),
+        "all the way": (all_the_way, lambda image: image),
+        "JPEG 75": (plain, jpeg),
+        "JPEG 75, encoder alone": (encoder, jpeg),
+        "JPEG 75, all the way": (all_the_way, jpeg),
     }
-    counts = zip(FAMILIES, how.counts, strict=True)
-    plan = [(f, range(i, min(i + CHUNK, n))) for f, n in counts for i in range(len(noise.get(f, ())), n, CHUNK)]
+    wanted = {(family, "clean"): count for family, count in zip(FAMILIES, how.counts, strict=True)}
+    most = min(how.also, wanted["another key", "clean"])
+    wanted |= {("another key", way): most for way in recoveries if way != "clean"}
+
+    def name_of(family: str, way: str) -> str:
+        return family if way == "clean" else f"{family} | {way}"
+
+    plan: dict[tuple[str, int], list[tuple[str, int]]] = {}
+    for (family, way), count in wanted.items():
+        for start in range(len(noise.get(name_of(family, way), ())), count, CHUNK):
+            plan.setdefault((family, start), []).append((way, min(start + CHUNK, count)))
     if any(family == "photographs" for family, _ in plan):
         photographs()  # if any are missing, better now than after an hour
-
-    def add(name: str, verifier: Verifier, images: Sequence[Image.Image]) -> None:
-        if images:
-            z = noise_of(verifier, images)
+    for (family, start), ways in track(plan.items(), "recovering noise", console=Console(stderr=True)):
+        images = pictures(model, family, range(start, max(stop for _, stop in ways)), how.steps)
+        for way, stop in ways:
+            (verifier, treat), name = recoveries[way], name_of(family, way)
+            z = noise_of(verifier, [treat(image) for image in images[: stop - start]])
             noise[name] = np.concatenate([noise[name], z]) if name in noise else z
-
-    for family, rows in track(plan, "recovering noise", console=Console(stderr=True)):
-        images = pictures(model, family, rows, how.steps)
-        add(family, verifier_of(model, how), images)
-        if family == "another key":
-            for way, (verifier, treat) in ways.items():
-                add(f"{family} | {way}", verifier, [treat(image) for image in images[: max(how.also - rows[0], 0)]])
         keep(path, noise)
     return noise
 

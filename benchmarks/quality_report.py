@@ -26,8 +26,8 @@ def draw(result: dict[str, Any], means: Mapping[str, Array], path: Path) -> None
     """What marks change, with intervals, and the mean difference that one key makes to its pictures."""
     groups = result["groups"]
     marked = list(groups)[1:]
-    figure = Figure(figsize=(16, 8), dpi=110, layout="constrained")
-    places = figure.add_gridspec(2, 3 * len(marked), height_ratios=(2.2, 1))
+    figure = Figure(figsize=(16, 7.2), dpi=110, layout="constrained")
+    places = figure.add_gridspec(2, 3 * len(marked), height_ratios=(4, 1))
     for i, (title, parts) in enumerate(PANELS.items()):
         axes = figure.add_subplot(places[0, i * len(marked) : (i + 1) * len(marked)])
         for j, part in enumerate(parts):

@@ -56,11 +56,11 @@ def invert_decoder(
     """Find latents z whose decoding is x.
 
     Methods:
-    - ``anderson``: Anderson acceleration that mixes by pixel error, then :func:`inversion.trust.trust`; the
-      default, as measured in ``benchmarks/decoder_inversion.py``.
+    - ``anderson``: Anderson acceleration that mixes by pixel error, then :func:`inversion.trust.trust`; as
+      measured in ``benchmarks/decoder_inversion.py``.
     - ``shrinkage``: the same, then :func:`inversion.trust.shrink`: for pictures that may have been changed since
-      they were decoded, where the latent that was decoded is wanted rather than one that reproduces the change;
-      ``benchmarks/robustness.py`` compares both.
+      they were decoded, where the latent that was decoded is wanted rather than one that reproduces the change.
+      The default of verification; ``benchmarks/robustness.py`` compares both.
     - ``forward_step`` (ρ = ½), ``inertial_km`` (α = .9) and ``adam`` (rate .01, scheduled): as published.
     - ``gradient``: Adam on ‖D(z) − x‖² (rate .1, scheduled), which back-propagates: slow and memory-hungry.
     - ``encoder``: z = E(x), the baseline that everybody uses.
@@ -114,7 +114,7 @@ def solve_chunk(
     """One chunk of samples by one method, with its published or measured parameters."""
     if method == "gradient":
         b, residual = decoder_gradient(autoencoder, x)
-        return solvers.adam(residual, b, stop, learning_rate=0.1, callback=callback)
+        return solvers.adam(residual, b, stop, learning_rate=0.1, frozen=False, callback=callback)
     b, residual = decoder_residual(autoencoder, x)
     if method in ("anderson", "shrinkage"):
         stop = replace(stop, patience=5)

@@ -66,9 +66,9 @@ def test_p_is_multiplied_by_the_number_of_keys(sapling, alice, unmarked):
 def test_decoder_inversion_brings_back_more_than_the_encoder(sapling, alice, marked):
     rho = {
         d: [v.rho for v in Verifier(sapling, {"alice": alice}, decoder=d).verify(marked)]
-        for d in ("encoder", "anderson")
+        for d in ("encoder", "shrinkage")
     }
-    assert np.mean(rho["anderson"]) > np.mean(rho["encoder"])
+    assert np.mean(rho["shrinkage"]) > np.mean(rho["encoder"])
 
 
 def test_one_bad_image_does_not_stop_the_others(verifier, folder, tmp_path):

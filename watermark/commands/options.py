@@ -46,7 +46,7 @@ class NumberList(click.ParamType):
             self.fail(f"{value!r} is not numbers between commas, like 4,64,64", param, ctx)
 
 
-DECODERS = ("anderson", "shrinkage", "forward_step", "encoder")
+DECODERS = ("shrinkage", "anderson", "forward_step", "encoder")
 
 
 def inversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,8 +56,8 @@ def inversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice(DECODERS),
         default=DECODERS[0],
         show_default=True,
-        help="How pixels become latents: decoder inversion, less of it where pixels were changed (shrinkage), or "
-        "the encoder alone.",
+        help="How pixels become latents: decoder inversion, less of it where pixels seem changed (shrinkage), all "
+        "of it, or the encoder alone.",
     )(command)
     return click.option(
         "--steps", type=click.IntRange(1), default=10, show_default=True, help="Steps of diffusion inversion."
