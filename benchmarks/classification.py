@@ -1,6 +1,6 @@
 """Which key does a picture carry, by the latent that decoder inversion finds? Table 2 of Hong et al. 2024.
 
-    python -m benchmarks.classification             three hours on a core; resumes, and once done only analyses
+    python -m benchmarks.classification             six hours on a core; resumes, and once done only analyses
     python -m benchmarks.classification --quick     2 pictures of each kind and few iterations, a minute
 
 Their experiment (https://arxiv.org/abs/2409.18442, Table 2 and Fig. S1) has three keys of constant real rings up to
@@ -12,9 +12,9 @@ prompt nor guidance; the decoder runs in float32, the diffusion network in bfloa
 them are the same rings in the channel whose noise the encoder recovers worst; three keys of ``rings`` and of
 ``dense``; and many weak keys in that channel.
 
-Every picture is inverted by the encoder alone, by Anderson acceleration and our default, and by both published
-methods; of these the iterate of the lowest pixel error is taken, where theirs take the last. The true latent
-shows what no decoder inversion can add to.
+Every picture is inverted by the encoder alone, by Anderson acceleration all the way and shrunk, the default of
+verification, and by both published methods; of these the iterate of the lowest pixel error is taken, where theirs
+take the last. The true latent shows what no decoder inversion can add to.
 
 A picture is *classified* if its own key is the nearest: by our statistic, by the L1 distance to what was written,
 or by that to what real noise can hold of it (the *Hermitian part*). The published rule compares with the former;

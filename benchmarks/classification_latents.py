@@ -18,11 +18,9 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks.classification_keys import KeySet, marked_noise
-from benchmarks.kept import Arrays, keep, kept, kept_file, weights
+from benchmarks.kept import Arrays, decoder_inversion, keep, kept, kept_file, weights
 from benchmarks.latents import round_to_8_bits
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion, sample
-from inversion.decoder import STEPS
-from inversion.trust import DOUBT, RADIUS, TOLERANCE
 
 METHODS = {
     "encoder": "encoder",
@@ -71,8 +69,7 @@ class Run:
             "seed": SEED,
             "guidance": GUIDANCE,
             "weights": weights(models.decoder.name),
-            "methods": METHODS,
-            "decoder inversion": [STEPS, RADIUS, TOLERANCE, DOUBT],
+            "methods": {name: decoder_inversion(method) for name, method in METHODS.items()},
             "sets": [f"{s.name} ({s.strength:g}, {s.per_prompt} a prompt)" for s in sets],
         } | {k: v for k, v in asdict(self).items() if k != "most"}
 

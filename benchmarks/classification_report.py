@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 TITLES = {
     "encoder": "encoder only",
     "anderson": "Anderson",
-    "ours": "Anderson, shrunk (default)",
+    "ours": "Anderson, shrunk (default of verification)",
     "gradient-free": "Adam on T (published)",
     "gradient": "gradient descent (published)",
     "true latent": "true latent",

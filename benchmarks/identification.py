@@ -1,6 +1,6 @@
 """Which of many keys does a picture carry? Four patterns under the attacks of RingID, with up to 10,000 keys.
 
-    python -m benchmarks.identification            48 pictures of each kind, an hour or more on two cores; resumes
+    python -m benchmarks.identification            48 pictures of each kind, three hours on a core; resumes
     python -m benchmarks.identification --quick    2 of each, few keys, the encoder alone; a minute
 
 Every pattern marks pictures of the same prompts and seeds, and every attack does the same to each of them. Each
@@ -149,17 +149,17 @@ def bootstrap(values: Array) -> dict[str, Any]:
     return {"mean": float(values.mean()), "ci95": [float(low), float(high)]}
 
 
-def speed(model: LatentDiffusionModel, keys: Keys, noise: Array, rounds: int) -> dict[str, float]:
+def speed(model: LatentDiffusionModel, run: Run, keys: Keys, noise: Array) -> dict[str, float]:
     """How long the search of 36 angles takes, as a multiple of recovering the noise, one picture, in turns."""
     transforms = transforms_of(36)
-    verifier = Verifier(model, {"any": our_key(0, "dense")})
+    verifier = Verifier(model, {"any": our_key(0, "dense")}, steps=run.inversion_steps, decoder=run.decoder)
     x = model.autoencoder.decode(torch.from_numpy(noise[:1]).float())
     parts = {"recovery": lambda: verifier.recover_noise(x), "search": lambda: keys.test(noise[:1], transforms)}
     seconds: dict[str, list[float]] = {name: [] for name in parts}
-    for _ in range(rounds):
-        for name, run in parts.items():
+    for _ in range(1 if run.quick else 7):
+        for name, part in parts.items():
             start = time.perf_counter()
-            run()
+            part()
             seconds[name].append(time.perf_counter() - start)
     median = {name: statistics.median(each) for name, each in seconds.items()}
     return {
@@ -188,7 +188,7 @@ def main(quick: bool, output: Path) -> None:
             result["cells"][name] = measure(keys[test], z, transforms[search], run.families)
             write("identification", result, output)
     if "speed" not in result:
-        result["speed"] = speed(model, keys["dense"], noise["dense | clean"], 1 if quick else 7)
+        result["speed"] = speed(model, run, keys["dense"], noise["dense | clean"])
     result |= summary(result["cells"], run.families)
     path = write("identification", result, output)
     draw(result, path.with_suffix(".png"))

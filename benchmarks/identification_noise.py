@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.attacks import ATTACKS, SIX
 from benchmarks.identification_keys import KINDS, OURS, our_key, their_key
-from benchmarks.kept import keep, kept, kept_file, made_of
+from benchmarks.kept import decoder_inversion, keep, kept, kept_file, made_of
 from inversion import LatentDiffusionModel, sample
 from inversion.model import data_folder
 from watermark.features import Array
@@ -48,7 +48,7 @@ class Run:
             "quick": self.quick,
             "steps of generation": self.steps,
             "guidance": GUIDANCE,
-            "decoder": self.decoder,
+            "decoder": decoder_inversion(self.decoder),
             "steps of inversion": self.inversion_steps,
         }
 

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inversion.decoder import PUBLISHED, STEPS
 from inversion.model import data_folder, sapling_folder
+from inversion.trust import DOUBT, RADIUS, TOLERANCE
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -76,6 +78,18 @@ def digest_of(files: Iterable[Path]) -> str:
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def decoder_inversion(method: str) -> str:
+    """A method of :func:`inversion.invert_decoder` with all that it depends on, in words."""
+    steps = f"{method}, {STEPS[method]} updates, to {TOLERANCE:.4g}"
+    if method in PUBLISHED:
+        return f"{steps}, {described(PUBLISHED[method])}"
+    return {
+        "anderson": f"{steps}, within {RADIUS:g}",
+        "shrinkage": f"{steps}, within {RADIUS:g}, c = {DOUBT:g}",
+        "encoder": method,
+    }[method]
 
 
 def described(function: Any) -> str:  # noqa: ANN401 - a function or a partial one

@@ -18,12 +18,10 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.attacks import ATTACKS, SIX
-from benchmarks.kept import Arrays, described, digest_of, keep, kept, kept_file, made_of
+from benchmarks.kept import Arrays, decoder_inversion, described, digest_of, keep, kept, kept_file, made_of
 from benchmarks.null_images import crop, photographs
 from inversion import LatentDiffusionModel, sample
-from inversion.decoder import STEPS
 from inversion.model import data_folder
-from inversion.trust import DOUBT, RADIUS, TOLERANCE
 from watermark.generate import initial_noise, to_images
 from watermark.keys import RingKey
 from watermark.marking.attempts import NEAR
@@ -76,7 +74,7 @@ class Run:
         own = {k: v for k, v in asdict(self).items() if k not in ("decoys", "pictures", "fewer", "marks")}
         return own | {
             "verifier": asdict(verifier.settings),
-            "decoder inversion": [STEPS[verifier.decoder], RADIUS, TOLERANCE, DOUBT],
+            "decoder inversion": decoder_inversion(verifier.decoder),
             "calibrated": verifier.calibration is not None,
             "near enough": NEAR,
             "conditions": [f"{c}: {described(ATTACKS[c])}" if c in ATTACKS else c for c in self.conditions],

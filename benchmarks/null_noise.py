@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.kept import keep, kept, kept_file, made_of
+from benchmarks.kept import decoder_inversion, keep, kept, kept_file, made_of
 from benchmarks.null_images import BATCH, FAMILIES, GUIDANCE, OWN, SEED, photographs, pictures, secret_key
 from inversion import LatentDiffusionModel
 from inversion.fingerprint import fingerprint
@@ -32,7 +32,8 @@ class Recovery:
 
     Attributes:
         counts: pictures of every family.
-        also: how many of the marked pictures are recovered in other ways, too.
+        also: how many of the marked pictures are recovered by the encoder alone, by decoder inversion all the way,
+            and after JPEG compression by all three, too.
         steps: of generation.
     """
 
@@ -52,7 +53,7 @@ class Recovery:
             "seed": SEED,
             "steps of generation": self.steps,
             "guidance": GUIDANCE,
-            "decoder": self.decoder,
+            "decoder": decoder_inversion(self.decoder),
             "steps of inversion": self.inversion_steps,
         }
 
@@ -104,12 +105,13 @@ def recovered(model: LatentDiffusionModel, how: Recovery, folder: Path) -> dict[
             plan.setdefault((family, start), []).append((way, min(start + CHUNK, count)))
     if any(family == "photographs" for family, _ in plan):
         photographs()  # if any are missing, better now than after an hour
-    for (family, start), ways in track(plan.items(), "recovering noise", console=Console(stderr=True)):
+    in_order = sorted(plan.items(), key=lambda chunk: (FAMILIES.index(chunk[0][0]), chunk[0][1]))
+    for (family, start), ways in track(in_order, "recovering noise", console=Console(stderr=True)):
         images = pictures(model, family, range(start, max(stop for _, stop in ways)), how.steps)
         for way, stop in ways:
             (verifier, treat), name = recoveries[way], name_of(family, way)
             z = noise_of(verifier, [treat(image) for image in images[: stop - start]])
-            noise[name] = np.concatenate([noise[name], z]) if name in noise else z
+            noise[name] = np.concatenate([noise.get(name, z[:0]), z])
         keep(path, noise)
     return noise
 

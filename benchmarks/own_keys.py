@@ -1,4 +1,4 @@
-"""How surely the pictures of ``another key`` show their own keys, by decoder inversion and by the encoder alone."""
+"""How surely the pictures of ``another key`` show their keys: by decoder inversion, shrunk or not, and without."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def marked(noise: Mapping[str, NDArray[np.float32]]) -> Json:
 
 
 def marked_with(kind: str, noise: Mapping[str, NDArray[np.float32]]) -> Json:
-    """How surely the pictures with keys of a pattern show them, alone and through the default search."""
+    """How surely the pictures with keys of a pattern show them, as they are and through the default search.
+
+    Noise is not whitened: there are null images for one of the ways alone.
+    """
     out: Json = {}
     found: dict[str, Array] = {}
     for name, z in noise.items():

@@ -4,10 +4,11 @@
     python -m benchmarks.quality --quick     4 of each, of two steps, less than a minute
 
 Every kind of mark has twelve keys; every key marks pictures of two prompts, four seeds each. (Of constant rings
-there are four keys.) The same seeds make unmarked pictures. Other seeds make two more sets of these: a control,
-which says what the tests make of no mark at all, and one that decides what is looked at. Intervals and tests are
-over keys, but those of the Fréchet distance, which are over pictures; p are by Holm, over all kinds of mark. All
-kinds share their seeds, and with them chance.
+there are four keys, of ``zeros`` one in effect: theirs come again with other prompts, and what is said of them
+holds for these keys, not for others.) The same seeds make unmarked pictures. Other seeds make two more sets of
+these: a control, which says what the tests make of no mark at all, and one that decides what is looked at.
+Intervals and tests are over keys, but those of the Fréchet distance, which are over pictures; p are by Holm, over
+all kinds of mark. All kinds share their seeds, and with them chance.
 
 - *Marked*: which share of the noise's transform the mark changes, and how much of the noise's energy.
 - *Distribution*: moments of noise by channel, by Kolmogorov–Smirnov tests against fresh white noise, and of

@@ -220,7 +220,7 @@ def settings_of(run: Run) -> dict[str, Any]:
     marks = {name: [asdict(pattern), strength] for name, (pattern, strength) in MARKS.items()}
     return (
         {"seed": SEED, "guidance": GUIDANCE, "filters": FILTERS, "marks": marks, "others": THEIRS, "first": FIRST}
-        | {"prompts": prompts_digest("hundred"), "look": [LOOK, LOOK_SEED]}
+        | {"list of prompts": prompts_digest("hundred"), "look": [LOOK, LOOK_SEED]}
         | asdict(run)
         | {"times": list(run.times)}
     )

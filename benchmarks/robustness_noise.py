@@ -15,7 +15,7 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks.attacks import ATTACKS
-from benchmarks.kept import described, keep, kept, kept_file
+from benchmarks.kept import decoder_inversion, described, keep, kept, kept_file
 from benchmarks.model_attacks import MODEL_ATTACKS, common_part
 from benchmarks.robustness_pictures import (
     BATCH,
@@ -34,7 +34,12 @@ from watermark.generate import to_images
 
 ENCODER, WHOLE, OURS = "encoder", "decoder inversion", "decoder inversion, shrunk"
 """How a latent is recovered; shrunk by :func:`inversion.trust.shrink`."""
-PUBLISHED = ("forward step, as published", "Adam on T, as published", "gradient descent, as published")
+PUBLISHED = {
+    "forward step, as published": "forward_step",
+    "Adam on T, as published": "adam",
+    "gradient descent, as published": "gradient",
+}
+"""Name → method of :func:`inversion.invert_decoder`."""
 UNMARKED_AS = {f"unmarked, as {kind}": kind for kind in ONE_KEY}
 """Unmarked pictures from which the mark of one key is taken, as from those that carry it."""
 REMOVAL = ("averaging, pixels", "averaging, latents", "averaging pairs, latents")
@@ -120,8 +125,7 @@ def recover(
 def latents(model: LatentDiffusionModel, run: Run, x: Tensor, recoveries: Sequence[str]) -> dict[str, Tensor]:
     """Latents of pictures by several ways; decoder inversion runs once for both that use it."""
     invert = partial(invert_decoder, model.autoencoder, x)
-    published = dict(zip(PUBLISHED, ("forward_step", "adam", "gradient"), strict=True))
-    found = {r: invert(method=published[r], steps=run.published_steps).value for r in recoveries if r in published}
+    found = {r: invert(method=PUBLISHED[r], steps=run.published_steps).value for r in recoveries if r in PUBLISHED}
     if ENCODER in recoveries:
         found[ENCODER] = invert(method="encoder").value
     if WHOLE in recoveries or OURS in recoveries:
@@ -172,5 +176,7 @@ def name_of(cell: Cell) -> str:
     kind, condition, recovery = cell
     attack = {**ATTACKS, **MODEL_ATTACKS}.get(condition)
     way = f"{recovery}: radius={RADIUS}" if recovery in (WHOLE, OURS) else recovery
+    if recovery in PUBLISHED:
+        way = f"{recovery}: {decoder_inversion(PUBLISHED[recovery])}"
     way = f"{way}, c={DOUBT}" if recovery == OURS else way
     return " | ".join((kind, condition if attack is None else f"{condition}: {described(attack)}", way))

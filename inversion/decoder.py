@@ -7,7 +7,9 @@ every evaluation of T: it decides which iterate is returned, and the default sol
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor
 
@@ -30,6 +32,14 @@ STEPS = {
     "encoder": 0,
 }
 """The methods, and how many updates each makes unless told otherwise."""
+
+PUBLISHED: dict[str, Callable[..., Solution]] = {
+    "forward_step": partial(solvers.forward_step, step_size=0.5),
+    "inertial_km": solvers.inertial_km,
+    "adam": solvers.adam,
+    "gradient": partial(solvers.adam, learning_rate=0.1, frozen=False),
+}
+"""The solvers of others, with the parameters they were published with."""
 
 
 def decoder_residual(autoencoder: Autoencoder, x: Tensor) -> tuple[Tensor, Residual]:
@@ -56,13 +66,14 @@ def invert_decoder(
     """Find latents z whose decoding is x.
 
     Methods:
-    - ``anderson``: Anderson acceleration that mixes by pixel error, then :func:`inversion.trust.trust`; as
-      measured in ``benchmarks/decoder_inversion.py``.
+    - ``anderson``: Anderson acceleration that mixes by pixel error, then :func:`inversion.trust.trust`; the default
+      here and of editing, as measured in ``benchmarks/decoder_inversion.py``.
     - ``shrinkage``: the same, then :func:`inversion.trust.shrink`: for pictures that may have been changed since
       they were decoded, where the latent that was decoded is wanted rather than one that reproduces the change.
       The default of verification; ``benchmarks/robustness.py`` compares both.
-    - ``forward_step`` (ρ = ½), ``inertial_km`` (α = .9) and ``adam`` (rate .01, scheduled): as published.
-    - ``gradient``: Adam on ‖D(z) − x‖² (rate .1, scheduled), which back-propagates: slow and memory-hungry.
+    - ``forward_step`` (ρ = ½), ``inertial_km`` (α = .9) and ``adam`` (rate .01, frozen from .8 N' on, see
+      :func:`inversion.solvers.adam_rate`): as published.
+    - ``gradient``: Adam on ‖D(z) − x‖² (rate .1, falling to zero), which back-propagates: slow and memory-hungry.
     - ``encoder``: z = E(x), the baseline that everybody uses.
 
     For other parameters, call the solvers of :mod:`inversion.solvers` on :func:`decoder_residual`.
@@ -112,19 +123,13 @@ def solve_chunk(
     autoencoder: Autoencoder, x: Tensor, method: str, stop: Stop, callback: Callback | None
 ) -> Solution:
     """One chunk of samples by one method, with its published or measured parameters."""
-    if method == "gradient":
-        b, residual = decoder_gradient(autoencoder, x)
-        return solvers.adam(residual, b, stop, learning_rate=0.1, frozen=False, callback=callback)
-    b, residual = decoder_residual(autoencoder, x)
+    b, residual = (decoder_gradient if method == "gradient" else decoder_residual)(autoencoder, x)
     if method in ("anderson", "shrinkage"):
         stop = replace(stop, patience=5)
         solution = trust(anderson(residual, b, stop, callback=callback), b, residual)
         return shrink(solution, b, residual) if method == "shrinkage" else solution
-    if method == "inertial_km":
-        return solvers.inertial_km(residual, b, stop, callback=callback)
-    if method == "adam":
-        return solvers.adam(residual, b, stop, callback=callback)
-    return solvers.forward_step(residual, b, stop, step_size=0.5, callback=callback)
+    solver = PUBLISHED["forward_step" if method == "encoder" else method]
+    return solver(residual, b, stop, callback=callback)
 
 
 def by_frame(solution: Solution, batch: int) -> Solution:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import editing, editing_report, marking, marking_noise, marking_report
+from benchmarks import editing, editing_costs, editing_report, marking, marking_noise, marking_report
 from inversion import LatentDiffusionModel
 from tests.problems import gaussian_model
 
@@ -38,7 +38,13 @@ def test_editing_runs_resumes_and_reports(model, tmp_path, monkeypatch):
         assert {name for name, m in result["methods"].items() if len(m.get(what, ())) == 2} == {
             *editing.METHODS
         } - exact
-    assert all(len(m["seconds"]) == 1 for m in result["methods"].values())
+    assert all(len(m["seconds"]) == 2 for m in result["methods"].values())  # batches of one
+    for m in result[
+        "methods"
+    ].values():  # the oracle's edit inside is the oracle's own, and all edits are alike here
+        assert m["same inside"] == pytest.approx(m["preserved"], abs=0.5)
+        assert len(m["preference"]) == 2
+    assert result["equal time"][editing.CHOSEN]["rate"] in editing.RATES
     assert result["summary"][editing.DEFAULT]["relative time"] == 1
     assert editing_report.readme_table(result) in out
     assert (tmp_path / "editing.png").stat().st_size > 10_000
@@ -53,32 +59,40 @@ def test_editing_runs_resumes_and_reports(model, tmp_path, monkeypatch):
     oracle = result["summary"][editing.ORACLE]  # nor do prompts change anything: no edit is seen as none
     assert oracle["changed inside"] == pytest.approx(oracle["preserved"]["mean"], abs=5)
     assert result["equal time"][editing.GRADIENT]["iterations"] >= 1
-    monkeypatch.setattr(editing, "iterations", lambda *_: 1 / 0)
-    monkeypatch.setattr(editing, "add", lambda *_: 1 / 0)
+    (progress,) = tmp_path.glob("editing-*.json")
+    half = json.loads(progress.read_text("utf-8"))
+    for method in (editing.DEFAULT, editing.ORACLE):  # as if stopped in the second batch
+        half["methods"][method] = {what: values[:1] for what, values in half["methods"][method].items()}
+    progress.write_text(json.dumps(half), "utf-8")
+    monkeypatch.setattr(editing, "costs", lambda *_: 1 / 0)
     run(editing, tmp_path)
     again = json.loads((tmp_path / "editing.json").read_text("utf-8"))
-    assert again["methods"] == result["methods"]
+    for method, errors in result["methods"].items():
+        assert again["methods"][method] | {"seconds": 0} == errors | {"seconds": 0}
+    monkeypatch.setattr(editing, "add", lambda *_: 1 / 0)
+    run(editing, tmp_path)
 
 
 def test_equal_time_is_that_of_the_default(model, monkeypatch):
     """By a clock on which an evaluation of a method takes what it is said to."""
     now, each = [0.0], {"encoder": 1.0, "anderson": 20.0, "forward_step": 1.0, "adam": 2.0, "gradient": 4.0}
-    monkeypatch.setattr(editing.time, "process_time", lambda: now[0])
+    monkeypatch.setattr(editing_costs.time, "process_time", lambda: now[0])
 
     def spend(name, count):
         now[0] += each["encoder"] + each[name] * count
 
-    monkeypatch.setattr(
-        editing,
-        "invert_decoder",
-        lambda _, x, method="anderson", steps=0: spend(method, 1 if method == "anderson" else steps + 1),
-    )
+    def latents(model, x, way, counts, long):
+        spend(
+            editing_costs.KINDS.get(way, "gradient"), 1 if way == editing.DEFAULT else counts[way]["iterations"] + 1
+        )
+
+    monkeypatch.setattr(editing_costs, "latents", latents)
     ae = replace(model.autoencoder, encode=lambda x: spend("encoder", 0))
-    found = editing.iterations(replace(model, autoencoder=ae), [torch.zeros(1), torch.zeros(1)], 3)
+    found = editing_costs.equal_time(replace(model, autoencoder=ae), [torch.zeros(1), torch.zeros(1)], 3)
     assert found["default / encoder"] == 21
     assert found[editing.FORWARD]["iterations"] == 20 - 1
     assert found[editing.ADAM]["iterations"] == 20 / 2 - 1
-    assert found[editing.GRADIENT]["iterations"] == 20 / 4 - 1
+    assert found[editing.GRADIENT]["iterations"] == found[editing.CHOSEN]["iterations"] == 20 / 4 - 1
 
 
 def test_edits_are_of_other_things_on_the_same_background():
@@ -110,19 +124,35 @@ def test_the_default_is_compared_picture_by_picture():
         "worse": {"preserved": (base + rng.normal(1, 0.5, 40)).tolist(), "seconds": [1.0, 1.0]},
     }
     for method in methods.values():
-        method["changed inside"] = method["preserved"]
+        method["changed inside"] = method["preference"] = method["preserved"]
     methods["worse"]["recovered"] = (base + rng.normal(0, 1, 40)).tolist()
     methods["default"]["recovered"] = base.tolist()
-    found = editing_report.summary(methods, "default")["worse"]
+    found = editing_report.summary(methods, "default", (), ())["worse"]
     assert found["relative time"] == 0.5
     against = found["preserved"]["default against it"]
     assert 0.8 < against["ci95"][0] < against["gain"] < against["ci95"][1] < 1.4
     assert against["better"]["hits"] > 35
     assert against["wilcoxon p"] < 1e-6
     assert against["Holm p"] == pytest.approx(2 * against["wilcoxon p"])
-    assert (
-        found["recovered"]["default against it"]["Holm p"] == found["recovered"]["default against it"]["wilcoxon p"]
-    )
+    recovered = found["recovered"]["default against it"]
+    assert recovered["Holm p"] == recovered["wilcoxon p"]
+    summed = editing_report.summary(methods, "default", ("worse",), ())
+    assert "Holm p" not in summed["worse"]["preserved"]["default against it"]
+    told = [(f"thing {i % 5} on ground {i % 4}", "") for i in range(40)]
+    bar = editing_report.bar(methods, summed, "default", ("worse",), told)
+    assert not bar["passed"]  # it had half of the time
+    assert bar["p, both"] == against["wilcoxon p"]
+    assert bar["worse"]["p over things"] == 2 / 2**5
+    assert bar["worse"]["p over backgrounds"] == 2 / 2**4
+
+
+def test_sign_flips_know_what_is_shared():
+    rng = np.random.default_rng(3)
+    units = [str(i // 10) for i in range(80)]
+    shared = np.repeat(rng.normal(size=(300, 8)), 10, axis=1)
+    p = [editing_report.sign_flips(values, units) for values in shared]
+    assert np.mean(np.array(p) <= 0.05) < 0.1  # by edits, almost all would be significant
+    assert editing_report.sign_flips(np.ones(80), units) == pytest.approx(2 / 2**8, rel=1e-3)
 
 
 def test_marking_runs_resumes_and_reports(model, tmp_path, monkeypatch):

@@ -48,8 +48,8 @@ class Verifier:
         fpr: an image is called ``watermarked`` if its corrected p-value is at most this, and no count of null
             images speaks against it. How far that can be relied on is the verdict's ``evidence``.
         steps: of diffusion inversion.
-        decoder: decoder inversion method, see :func:`inversion.invert_decoder`; the default does not follow what
-            was done to a picture after it was generated as far as ``anderson`` does.
+        decoder: decoder inversion method, see :func:`inversion.invert_decoder`. ``shrinkage``, the default, goes
+            back towards the encoder's latent where a picture seems changed since; ``anderson`` does not.
         batch_size: images that go through the networks together.
         transforms: what may have been done to an image since it was generated; each is undone on the recovered
             noise, and p corrected for their number, see :mod:`watermark.transforms`. None is

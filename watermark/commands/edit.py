@@ -63,7 +63,8 @@ class Row:
     type=click.Choice(["anderson", "forward_step", "adam", "gradient", "encoder"]),
     default="anderson",
     show_default=True,
-    help="How pixels become latents: decoder inversion by several methods, or the encoder alone.",
+    help="How pixels become latents: decoder inversion by several methods, all the way, as pixels are to be kept; "
+    "or the encoder alone.",
 )
 @click.option(
     "--restore/--no-restore",

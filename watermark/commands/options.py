@@ -56,8 +56,8 @@ def inversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice(DECODERS),
         default=DECODERS[0],
         show_default=True,
-        help="How pixels become latents: decoder inversion, less of it where pixels seem changed (shrinkage), all "
-        "of it, or the encoder alone.",
+        help="How pixels become latents. shrinkage: decoder inversion, taken back where pixels seem changed; "
+        "anderson: without that; forward_step: as published; encoder: none. A calibration is for one of them.",
     )(command)
     return click.option(
         "--steps", type=click.IntRange(1), default=10, show_default=True, help="Steps of diffusion inversion."
