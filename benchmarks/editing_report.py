@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
-from scipy import stats
 
+from benchmarks.pairs import compared, sign_flips
 from benchmarks.rates import tidy
-from benchmarks.record import rate
 from watermark.search import holm
 
 Json = dict[str, Any]
@@ -80,29 +78,6 @@ def bar(methods: Json, summed: Json, default: str, primary: Sequence[str], told:
     worst = max(each["p"] for each in out.values())
     passed = worst < 0.05 and all(each["gain"] > 0 and each["relative time"] >= 1 for each in out.values())
     return out | {"p, both": worst, "passed": passed}
-
-
-def sign_flips(values: NDArray[np.floating], units: Sequence[str]) -> float:
-    """P, two-sided, that the mean of values is as far from 0 if each unit's were as likely the other way round."""
-    _, number = np.unique(list(units), return_inverse=True)
-    sums = np.bincount(number, values)
-    if len(sums) > 16:
-        signs = np.random.default_rng(0).choice([-1.0, 1.0], (2**16, len(sums)))
-    else:
-        signs = np.array(list(product((-1.0, 1.0), repeat=len(sums))))
-    return tidy(np.mean(np.abs(signs @ sums) >= abs(sums.sum()) - 1e-9))
-
-
-def compared(theirs: list[float], ours: list[float]) -> Json:
-    """By how much errors in dB are smaller: Student's interval of the mean, and Wilcoxon's signed-rank test."""
-    gain = np.array(theirs) - np.array(ours)
-    half = stats.t.ppf(0.975, len(gain) - 1) * stats.sem(gain) if len(gain) > 1 else 0.0
-    return {
-        "gain": tidy(gain.mean()),
-        "ci95": tidy([gain.mean() - half, gain.mean() + half]),
-        "better": rate(int((gain > 0).sum()), len(gain)),
-        "wilcoxon p": tidy(stats.wilcoxon(gain).pvalue) if gain.any() else 1.0,
-    }
 
 
 def draw(

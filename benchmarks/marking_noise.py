@@ -33,8 +33,8 @@ from watermark.verify import Verifier, calibration_file, with_calibration
 GENERATED, PHOTOGRAPHS, LARGE = "generated", "photographs", "large photographs"
 BEFORE, START = "before", "from the start"
 CLEAN, ENCODER, COPIED = "clean", "encoder alone", "change copied"
-SEED, GUIDANCE, LARGE_SIDE, FPR = 41, 3.0, 384, 1e-3
-FACTS = ("psnr", "ssim", "rounds", "holds")
+SEED, GUIDANCE, LARGE_SIDE, FPR = 43, 3.0, 384, 1e-3
+FACTS = ("psnr", "ssim", "rounds", "holds", "at bound")
 BETWEEN_SAVES = 60
 """Seconds after which what was made is saved."""
 DEFAULT = ("gradient", STRENGTH)
@@ -152,8 +152,16 @@ def sources_of(kind: str, model: LatentDiffusionModel) -> list[Image.Image]:
 
 
 def source_of(kind: str, i: int, model: LatentDiffusionModel) -> int:
-    """The number of the photograph that picture i is a part of."""
+    """The number, of those that are large enough, of the photograph that picture i is a part of."""
     return i % len(sources_of(kind, model))
+
+
+def unit_of(kind: str, i: int, model: LatentDiffusionModel) -> str:
+    """What a picture shares with no other: its number, or its photograph among all."""
+    if kind == GENERATED:
+        return f"generated {i}"
+    source = sources_of(kind, model)[source_of(kind, i, model)]
+    return f"photograph {next(n for n, one in enumerate(photographs()) if one is source)}"
 
 
 def verifier_of(model: LatentDiffusionModel, key: RingKey, run: Run) -> Verifier:
@@ -195,7 +203,7 @@ def made(model: LatentDiffusionModel, job: Job, run: Run) -> Arrays:
         before = pixels = original(model, kind, i, run)
         if way[0] != BEFORE:
             (found,) = mark(verifier, [before], strength=way[1], method=way[0], rounds=run.rounds)
-            pixels, facts = found.pixels, (found.psnr, found.ssim, found.rounds, found.holds)
+            pixels, facts = found.pixels, (found.psnr, found.ssim, found.rounds, found.holds, found.at_bound)
     conditions = run.conditions_for(kind, way)
     seen = {c: treated(pixels, c, i) for c in conditions}
     if COPIED in seen:

@@ -38,7 +38,8 @@ def interval(shares: Array, units: Rows) -> tuple[Array, Array, Array]:
 
     The latter are the lower and the upper end at 95 %, and the lower one with all tests and families taken into
     account. Percentile bootstrap over units. Where there is nothing but zeros it says nothing; there the upper end
-    is the largest rate of units with any hit that leaves so many without with enough probability.
+    is the largest rate of units with any hit that leaves so many without with enough probability. Where there is
+    nothing but ones it is the other way round.
     """
     names, number = np.unique(units, return_inverse=True)
     sums = np.zeros((len(names), shares.shape[1]))
@@ -46,8 +47,9 @@ def interval(shares: Array, units: Rows) -> tuple[Array, Array, Array]:
     drawn_units = resampled(len(names))
     means = drawn_units @ sums / (drawn_units @ np.bincount(number))[:, None]
     q = np.quantile(means, (0.025, 0.975, 0.05, 0.95, SURE), axis=0)
-    none = sums.sum(0) == 0
+    none, every = sums.sum(0) == 0, (shares == 1).all(0)
     q[1, none], q[3, none] = (1 - tail ** (1 / len(names)) for tail in (0.025, 0.05))
+    q[0, every], q[2, every] = (tail ** (1 / len(names)) for tail in (0.025, 0.05))
     return shares.mean(0), q[:2], q[2:]
 
 

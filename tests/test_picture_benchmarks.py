@@ -8,7 +8,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import editing, editing_costs, editing_report, marking, marking_noise, marking_report
+from benchmarks import (
+    editing,
+    editing_costs,
+    editing_report,
+    marking,
+    marking_noise,
+    marking_report,
+    marking_summary,
+    pairs,
+)
 from inversion import LatentDiffusionModel
 from tests.problems import gaussian_model
 
@@ -150,9 +159,9 @@ def test_sign_flips_know_what_is_shared():
     rng = np.random.default_rng(3)
     units = [str(i // 10) for i in range(80)]
     shared = np.repeat(rng.normal(size=(300, 8)), 10, axis=1)
-    p = [editing_report.sign_flips(values, units) for values in shared]
+    p = [pairs.sign_flips(values, units) for values in shared]
     assert np.mean(np.array(p) <= 0.05) < 0.1  # by edits, almost all would be significant
-    assert editing_report.sign_flips(np.ones(80), units) == pytest.approx(2 / 2**8, rel=1e-3)
+    assert pairs.sign_flips(np.ones(80), units) == pytest.approx(2 / 2**8, rel=1e-3)
 
 
 def test_marking_runs_resumes_and_reports(model, tmp_path, monkeypatch):
@@ -193,23 +202,39 @@ def test_marking_runs_resumes_and_reports(model, tmp_path, monkeypatch):
 
 
 def test_summaries_count_what_is_found_and_what_is_visible():
-    def one(p, psnr):
-        seen = {"clean": {"p": p, "rho": 0.4, "decoys found": 1}}
-        return {"psnr": psnr, "ssim": 0.9, "rounds": 2, "holds": p < 1e-3, "unit": str(p), "seen": seen}
+    def one(p, psnr, rho=0.4, survives=True):
+        seen = {"clean": {"p": p, "rho": rho, "decoys found": [7]}}
+        seen["JPEG 25"] = {"p": p if survives else 1.0, "rho": rho, "decoys found": []}
+        seen["JPEG 25, wide search"] = seen["JPEG 25"] | {"p": p}
+        unit = {"unit": str(p), "at bound": psnr == 30.0, "holds": p < 1e-4}
+        return {"psnr": psnr, "ssim": 0.9, "rounds": 2, "seen": seen} | unit
 
-    pictures = [one(1e-4, 31.0), one(1e-2, 35.0), one(1e-5, 29.0), one(1e-9, None)]
-    name = "generated | gradient, ρ = 0.4"
-    found = marking_report.summary({name: pictures}, 1e-3, 200, {"generated": 2}, rounds=2)
+    pictures = [one(1e-5, 31.0), one(1e-2, 35.0, 0.1), one(1e-6, 29.0, survives=False), one(1e-9, None)]
+    pictures += [one(5e-4, 30.0, 0.2)]
+    default, start = "generated | gradient, ρ = 0.5", "generated | from the start"
+    names = ("generated | gradient, ρ = 0.4", "generated | sampling, ρ = 0.4", default, start)
+    records = dict.fromkeys(names, pictures)
+    records[start] = [{"seen": p["seen"], "unit": p["unit"]} for p in pictures]
+    run = replace(marking.QUICK, decoys=200, fewer={"generated": 2}, rounds=2)
+    found = marking_summary.summary(records, 1e-3, run)
+    name = names[0]
     assert found["frontier"][name]["psnr median"] == 33
     assert found["frontier"][name]["conditions"]["clean"]["found"]["trials"] == 2
     cell = found["cells"][name]
-    assert cell["conditions"]["clean"]["found"]["hits"] == 3
-    assert cell["conditions"]["clean"]["found at 1e-06"]["hits"] == 1
-    assert (cell["bar"]["hits"], cell["holds"], cell["at the bound"], cell["out of rounds"]) == (2, 3, 1, 4)
+    assert cell["conditions"]["clean"]["found"]["hits"] == 4
+    assert cell["conditions"]["clean"]["found at 1e-06"]["hits"] == 2
+    assert (cell["bar"]["hits"], cell["held bar"]["hits"]) == (3, 2)
+    assert (cell["at the bound"], cell["out of rounds"]) == (1, 1)
     assert cell["psnr least"] == 29
-    assert cell["psnr median"] == 33
+    assert cell["six attacks, default search"]["mean"] == 3 / 5
+    assert cell["six attacks, wide search"]["mean"] == 4 / 5
     assert found["false"]["clean"]["rate"] == 1 / 200
-    assert found["false"]["clean"]["tests"] == 800
+    assert found["false"]["clean"]["tests"] == 200 * 5 * 4
+    assert found["false"]["clean"]["worst key"]["rate"] == 1
+    assert found["false"]["JPEG 25"]["worst key"]["hits"] == 0
+    same = found["paired"]["PSNR, generated | gradient, ρ = 0.4 less generated | sampling, ρ = 0.4"]
+    assert (same["gain"], same["better"]["trials"], same["Holm p"]) == (0, 4, 1)
+    assert found["paired"][f"six attacks, wide search, {default} less {start}"]["gain"] == 0
 
 
 def test_every_attack_is_looked_for_as_it_should_and_meets_every_way_alike(model):
@@ -217,8 +242,8 @@ def test_every_attack_is_looked_for_as_it_should_and_meets_every_way_alike(model
         "rotation 75°": 8,
         "rotation 75°, wide search": 598,
     }
-    assert list(marking.looks("crop 0.75", (4, 32, 32))) == ["crop 0.75", "crop 0.75, wide search"]
-    assert {name: len(looked) for name, looked in marking.looks("JPEG 25", (4, 32, 32)).items()} == {"JPEG 25": 8}
+    assert list(marking.looks("JPEG 25", (4, 32, 32))) == ["JPEG 25", "JPEG 25, wide search"]
+    assert {name: len(looked) for name, looked in marking.looks("JPEG 75", (4, 32, 32)).items()} == {"JPEG 75": 8}
     picture = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
     one, same, other = (marking_noise.treated(picture, "brightness", i) for i in (3, 3, 4))
     np.testing.assert_array_equal(one, same)
@@ -231,7 +256,7 @@ def test_a_decoy_is_found_as_often_as_the_level_says():
     z = np.random.default_rng(0).standard_normal((40, 4, 32, 32))
     key, (looked,) = marking.own_key("generated", 0), marking.looks("clean", (4, 32, 32)).values()
     found = [marking.tested(one, key, looked, None, 1000)["decoys found"] for one in z]
-    assert 5 < sum(found) < 80  # 8 × 1e-3 corrected, 40,000 tests
+    assert 5 < sum(map(len, found)) < 80  # 8 × 1e-3 corrected, 40,000 tests
 
 
 @pytest.mark.slow

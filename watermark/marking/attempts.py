@@ -38,6 +38,7 @@ class Attempt:
         gain: by what ρ rose for 1 that was asked for, in the last round.
         rounds: pictures that were tried.
         done: whether it is finished.
+        at_bound: whether the bound on PSNR cut the last change that was taken, or left no room for one.
     """
 
     original: Pixels
@@ -52,6 +53,7 @@ class Attempt:
     gain: float = 1.0
     rounds: int = 0
     done: bool = False
+    at_bound: bool = False
 
 
 def attempted(
@@ -94,7 +96,7 @@ def judge(
         a.pixels, a.found = pixels, rho
     step, risen, wanted = share * a.step, rho - a.rho, strength - a.rho
     if share == 0:
-        a.done = True  # the bound leaves no room
+        a.done = a.at_bound = True
     elif not risen > 0:
         a.step = step / 4
     elif risen > wanted + 2 * NEAR:
@@ -102,6 +104,7 @@ def judge(
     else:
         a.change, a.z, a.noise, a.rho = a.change + step, z, noise, rho
         a.step, a.gain = None, min(max(a.gain * risen / wanted, 0.25), 2.0)
+        a.at_bound = at_bound
         a.done = at_bound or rho >= strength - NEAR
 
 

@@ -49,6 +49,7 @@ class Marked:
         psnr: to the original in dB; inf if nothing had to be changed.
         ssim: structural similarity to the original, at most 1.
         rounds: pictures that were tried.
+        at_bound: whether the bound on PSNR left no room for more.
     """
 
     pixels: Pixels
@@ -56,6 +57,7 @@ class Marked:
     psnr: float
     ssim: float
     rounds: int
+    at_bound: bool = False
 
     @property
     def holds(self) -> bool:
@@ -139,4 +141,5 @@ def result(verifier: Verifier, attempt: Attempt) -> Marked:
         psnr(attempt.original, attempt.pixels),
         ssim(attempt.original, attempt.pixels),
         attempt.rounds,
+        attempt.at_bound,
     )
