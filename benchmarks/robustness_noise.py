@@ -140,7 +140,7 @@ def recovered(
 ) -> dict[Cell, NDArray[np.float16]]:
     """The noise of every cell, as far as it is not kept in the folder by this benchmark or that of robustness.
 
-    What is new is kept after every condition.
+    What is new is kept after every kind of picture.
 
     Raises:
         ValueError: if noise is not finite, as that of fp16 may be.
@@ -166,7 +166,7 @@ def recovered(
                 if not np.isfinite(z).all():
                     raise ValueError(f"the noise of {kind} | {condition} is not finite; try --dtype fp32")
                 own[name_of((kind, condition, recovery))] = z
-        keep(kept_file(folder, name, settings), own)
+            keep(kept_file(folder, name, settings), own)
     noise |= own
     return {cell: noise[name_of(cell)] for cell in wanted}
 
