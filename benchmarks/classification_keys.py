@@ -37,6 +37,7 @@ class KeySet:
         per_prompt: so many in turn have one prompt, and each another key.
         strength: of our keys.
         published: whether noise is recovered as published, too.
+        slow: whether the published decoder inversions, which are slow, are tried, too.
     """
 
     name: str
@@ -45,6 +46,7 @@ class KeySet:
     per_prompt: int = 1
     strength: float = 0.7
     published: bool = False
+    slow: bool = False
 
     def key_of(self, picture: int) -> int | None:
         """Which key a picture carries."""
@@ -82,7 +84,7 @@ def key_sets(shape: tuple[int, int, int]) -> tuple[KeySet, ...]:
             constant_ring_key(n, shape=shape, level=level, radius=radius, channel=channel) for n in range(3)
         )
         name = f"constant rings, radius {radius}, channel {channel}"
-        return KeySet(name, keys, pictures, 3, published=published)
+        return KeySet(name, keys, pictures, 3, published=published, slow=published)
 
     weak = Pattern("dense", channels=(there,))
     return (
@@ -95,8 +97,9 @@ def key_sets(shape: tuple[int, int, int]) -> tuple[KeySet, ...]:
             tuple(our_key(n, weak) for n in range(MANY)),
             100,
             strength=WEAK,
+            slow=True,
         ),
-        KeySet(NONE, (), 100, published=True),
+        KeySet(NONE, (), 100, published=True, slow=True),
     )
 
 

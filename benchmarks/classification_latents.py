@@ -95,6 +95,11 @@ def ways(own: KeySet) -> tuple[str, ...]:
     return (KNOWN, UNKNOWN, AS_PUBLISHED) if own.published else (KNOWN, UNKNOWN)
 
 
+def methods_of(own: KeySet) -> tuple[str, ...]:
+    """How latents of pictures of a set are recovered, all of them by each."""
+    return tuple(method for method in METHODS if own.slow or method not in PUBLISHED)
+
+
 def recovered(
     models: Models, prompts: Sequence[str], sets: Sequence[KeySet], run: Run, folder: Path
 ) -> dict[str, NDArray[np.float64]]:
@@ -104,7 +109,7 @@ def recovered(
     jobs: list[tuple[str, int, Callable[[range], Tensor]]] = []
     for own in sets:
         told = own.prompts(prompts)
-        for method in (TRUE, *METHODS):
+        for method in (TRUE, *methods_of(own)):
             name, count = f"{own.name} | {method}", run.pictures(own)
             if method == TRUE:
                 jobs.append((name, count, partial(generated, models.diffusion, own, told, run.steps)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     for i, name in enumerate(shown):
         keys, _, rule = name.split(" | ")
         for j, (method, title) in enumerate(TITLES.items()):
+            if method not in cells[name]:
+                continue
             axes = figure.add_subplot(places[2 * i : 2 * i + 2, j])
             matrix(axes, np.array(cells[name][method]["confusion"]))
             axes.set_title(title, fontsize=8)
@@ -48,6 +52,8 @@ def shares(axes: Axes, cells: dict[str, Any]) -> None:
     names = list(cells)[::-1]
     for i, name in enumerate(names):
         for j, (method, title) in enumerate(TITLES.items()):
+            if method not in cells[name]:
+                continue
             rate = cells[name][method]["classified"]
             y = i + 0.36 - 0.14 * j
             axes.plot(rate["ci95"], [y, y], color=COLOURS[method], lw=1.2)
@@ -91,8 +97,9 @@ def words(name: str) -> str:
     return f"{keys}, {RULES[rule]}, prompt {prompt}"
 
 
-def against(test: dict[str, Any]) -> str:
-    """What a paired comparison says, in words; p by Holm but of the one that matters."""
+def against(cell: dict[str, Any], other: str) -> str:
+    """What the comparison with another method says, in words; p by Holm but of the one that matters."""
+    test = cell[f"against {other}"]
     p = test.get("p, Holm", test["p"])
     text = f"p = {p:.1g}" if p >= 1e-3 else f"p = {p:.0e}"
     return f"+{test['gained']} −{test['lost']}, " + (f"**{text}**" if test.get("primary") else text)
@@ -115,14 +122,15 @@ def readme_table(result: dict[str, Any]) -> str:
         keys, _, rule = name.split(" | ")
         known = result["exact noise"][f"{keys} | {rule}"]["classified"]
         lines.append(
-            f"| {words(name)} | {' | '.join(map(share_text, [*(each[m]['classified'] for m in methods), known]))} |"
+            f"| {words(name)} | {' | '.join([*(told(each, m, classified) for m in methods), share_text(known)])} |"
         )
     titles = {"encoder": "more and less than the encoder", "ours": "more and less than the default"}
     for other, title in titles.items():
         rest = [m for m in methods if m not in (other, "true latent")]
         lines += ["", f"| {title} | {' | '.join(TITLES[m] for m in rest)} |", "|---|" + "---|" * len(rest)]
         for name, each in cells.items():
-            lines.append(f"| {words(name)} | {' | '.join(against(each[m][f'against {other}']) for m in rest)} |")
+            pairs = [told(each, m, partial(against, other=other)) for m in rest]
+            lines.append(f"| {words(name)} | {' | '.join(pairs)} |")
     lines += [
         "",
         "| with a class none: right / none / another key; unmarked, given a key | "
@@ -131,7 +139,7 @@ def readme_table(result: dict[str, Any]) -> str:
         "|---|" + "---|" * len(methods),
     ]
     for name, each in cells.items():
-        lines.append(f"| {words(name)} | {' | '.join(with_none(each[m]) for m in methods)} |")
+        lines.append(f"| {words(name)} | {' | '.join(told(each, m, with_none) for m in methods)} |")
     cost, memory = result["cost"], result["memory"]
     lines += [
         "",
@@ -146,6 +154,16 @@ def readme_table(result: dict[str, Any]) -> str:
             f"| {peak['bytes'] / 1e6:.0f} | {peak['of one decode']:.2f} |"
         )
     return "\n".join(lines)
+
+
+def told(each: dict[str, Any], method: str, text: Callable[[dict[str, Any]], str]) -> str:
+    """What is to be said of a method, nothing if it was not tried on the pictures of a set."""
+    return text(each[method]) if method in each else ""
+
+
+def classified(cell: dict[str, Any]) -> str:
+    """How many pictures are classified."""
+    return share_text(cell["classified"])
 
 
 def with_none(cell: dict[str, Any]) -> str:
