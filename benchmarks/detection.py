@@ -6,9 +6,9 @@
 The pictures, marks and negatives are those of :mod:`benchmarks.robustness`; noise that is kept there is taken from
 there. All but a few of those are found in whatever way, so that beside them are pictures with keys of ``rings``,
 whose p has less room, and with weak marks, of which the latent decides how many are found. The latent comes from
-the encoder alone, from methods of Hong et al. 2024 (https://arxiv.org/abs/2409.18442: the forward step of Theorem 1
-with step ½, Adam, and gradient descent through the decoder, 100 iterations each), or from our decoder inversion,
-all the way or shrunk. The rest of the way to the noise is the same, without prompt or key.
+the encoder alone, from methods of Hong et al. 2024 (https://arxiv.org/abs/2409.18442: Adam on T, and gradient
+descent through the decoder, 100 iterations each), or from our decoder inversion, all the way or shrunk. The rest
+of the way to the noise is the same, without prompt or key.
 
 Rates of false positives are averaged over the secret choice of the key: every negative is tried with many keys.
 Noise is not whitened. Ways to recover the latent are compared with ours on the same pictures: what is found, at the

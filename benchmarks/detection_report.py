@@ -21,7 +21,7 @@ def draw(result: Json, path: Path) -> None:
     figure = Figure(figsize=(17, 3.8), dpi=120, layout="constrained")
     axes_of = figure.subplots(1, len(SHOWN) + 1 + len(result["log10 p"]))
     left, middle, right = axes_of[: len(SHOWN)], axes_of[len(SHOWN)], axes_of[len(SHOWN) + 1 :]
-    colours = dict(zip(recoveries, ("#57606a", "#0969da", "#bf8700", "#cf222e", "#1a7f37", "#8250df"), strict=True))
+    colours = dict(zip(recoveries, ("#57606a", "#bf8700", "#cf222e", "#8ec99b", "#1a7f37"), strict=True))
     for axes, test in zip(left, SHOWN, strict=True):
         for recovery, colour in colours.items():
             points = result["curves"][recovery][test]
@@ -35,7 +35,7 @@ def draw(result: Json, path: Path) -> None:
     names = list(result["weak"])
     for k, (recovery, colour) in enumerate(colours.items()):
         cells = [result["weak"][kind][recovery]["1e-06"] for kind in names]
-        rates, at = np.array([c["rate"] for c in cells]), np.arange(len(names)) + 0.1 * (k - 2.5)
+        rates, at = np.array([c["rate"] for c in cells]), np.arange(len(names)) + 0.1 * (k - 2)
         bars = np.abs(np.array([c["ci95"] for c in cells]).T - rates)
         middle.errorbar(at, rates, yerr=bars, fmt="o", ms=4, lw=1, color=colour)
     middle.set_xticks(range(len(names)), [name.rpartition(", ")[2] for name in names])

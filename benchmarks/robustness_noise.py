@@ -35,7 +35,6 @@ from watermark.generate import to_images
 ENCODER, WHOLE, OURS = "encoder", "decoder inversion", "decoder inversion, shrunk"
 """How a latent is recovered; shrunk by :func:`inversion.trust.shrink`."""
 PUBLISHED = {
-    "forward step, as published": "forward_step",
     "Adam on T, as published": "adam",
     "gradient descent, as published": "gradient",
 }

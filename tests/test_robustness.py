@@ -246,7 +246,9 @@ def test_quick_runs_share_noise_resume_and_report(tmp_path, monkeypatch):
     assert both["cells"]["encoder"]["dense"]["area"]["value"] > 0.99
     assert set(both["curves"]) == set(detection.RECOVERIES)
     assert both["weak"]["dense, ρ = 0.25"]["encoder"]["0.01"]["trials"] == 2
-    assert len(both["gain"]) == (len(detection.TESTS) + 3) * 5
+    assert len(both["gain"]) == (len(detection.TESTS) + len(pictures.WEAK)) * (len(detection.RECOVERIES) - 1)
+    assert detection.PRIMARY in both["gain"]
+    assert "McNemar p, Holm" not in both["gain"][detection.PRIMARY]
     (file,) = tmp_path.glob("detection-*.npz")
     with np.load(file) as new:
         published = {(k, "clean", how) for k in pictures.KINDS for how in robustness_noise.PUBLISHED}
