@@ -90,14 +90,19 @@ def draw_attacks(axes: Axes, cells: Json) -> None:
 
 def readme_table(result: Json) -> str:
     """Visibility and detection of marks, of copied changes, and of keys that none carries, in Markdown."""
-    cells = result["summary"]["cells"]
+    parts = (visibility, pairs, attacks, copied, decoys)
+    return "\n\n".join("\n".join(part(result["summary"])) for part in parts)
+
+
+def visibility(summed: Json) -> list[str]:
+    """What every way to mark costs, and how surely marks are found."""
     lines = [
         "| pictures, marked by | PSNR, median (least) | SSIM | at the bound; out of rounds | found at p ≤ 1e-3 "
         f"| at ≥ {BAR:.0f} dB, too | and that verdict | at p ≤ 1e-6 | ρ | p, median "
         "| six attacks, default search | `--wide` |",
         "|---|" + "---|" * 11,
     ]
-    for name, cell in cells.items():
+    for name, cell in summed["cells"].items():
         clean = cell["conditions"]["clean"]
         visible = ["", "", "", "", ""]
         if "bar" in cell:
@@ -118,18 +123,27 @@ def readme_table(result: Json) -> str:
             *(mean_text(cell.get(f"six attacks, {search}")) for search in SEARCHES),
         ]
         lines.append(f"| {' | '.join(row)} |")
-    lines += ["", "| generated pictures, one by one | difference | more on | p, Holm |", "|---|---|---|---|"]
-    for name, pair in result["summary"]["paired"].items():
+    return lines
+
+
+def pairs(summed: Json) -> list[str]:
+    """Ways to mark, compared picture by picture."""
+    lines = ["| generated pictures, one by one | difference | more on | p, Holm |", "|---|---|---|---|"]
+    for name, pair in summed["paired"].items():
         if pair is not None:
             low, high = pair["ci95"]
             better = f"{pair['better']['hits']} of {pair['better']['trials']}"
             change = f"{pair['gain']:+.2f} ({low:+.2f} … {high:+.2f})".replace("-", "−")
             lines.append(f"| {name.replace('generated | ', '')} | {change} | {better} | {pair['Holm p']:.0e} |")
-    frontier = result["summary"]["frontier"]
+    return lines
+
+
+def attacks(summed: Json) -> list[str]:
+    """What is found of the pictures that all ways have, by what happened to them."""
+    frontier = summed["frontier"]
     first = next(iter(frontier.values()))["conditions"]
     others = [c for c in first if c not in ("clean", COPIED)]
-    lines += [
-        "",
+    lines = [
         "| the same pictures, found | n | " + " | ".join(others) + " |",
         "|---|" + "---|" * (len(others) + 1),
     ]
@@ -140,20 +154,30 @@ def readme_table(result: Json) -> str:
         shares = ["" if share is None else f"{share:.2f}" for share in found]
         trials = cell["conditions"]["clean"]["found"]["trials"]
         lines.append(f"| {name.replace(' | ', ', ')} | {trials} | {' | '.join(shares)} |")
-    lines += ["", "| change copied to another picture | found | at p ≤ 1e-6 |", "|---|---|---|"]
-    for name, cell in cells.items():
+    return lines
+
+
+def copied(summed: Json) -> list[str]:
+    """How often a change that was copied carries the key along."""
+    lines = ["| change copied to another picture | found | at p ≤ 1e-6 |", "|---|---|---|"]
+    for name, cell in summed["cells"].items():
         if COPIED in cell["conditions"]:
             taken = [cell["conditions"][COPIED][what] for what in ("found", f"found at {VERDICT:g}")]
             hits = " | ".join(f"{t['hits']} of {t['trials']}" for t in taken)
             lines.append(f"| {name.replace(' | ', ', ')} | {hits} |")
-    lines += ["", "| keys that no picture carries | tests | found at p ≤ 1e-3 | worst key |", "|---|---|---|---|"]
-    for condition, counted in result["summary"]["false"].items():
+    return lines
+
+
+def decoys(summed: Json) -> list[str]:
+    """How often keys are found that no picture carries."""
+    lines = ["| keys that no picture carries | tests | found at p ≤ 1e-3 | worst key |", "|---|---|---|---|"]
+    for condition, counted in summed["false"].items():
         low, high = counted["ci95"]
         lines.append(
             f"| {condition} | {counted['tests']:,} | {counted['rate']:.1e} ({low:.1e} … {high:.1e}) "
             f"| {rate_text(counted['worst key'])} |"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def rate_text(cell: Json) -> str:

@@ -22,7 +22,8 @@ BAR = 30.0
 VERDICT = 1e-6
 """The level of a verdict by default."""
 PLAIN = "clean, not whitened"
-SEARCHES = DEFAULT_SEARCH, WIDE = "default search", "wide search"
+WIDE = "wide search"
+SEARCHES = ("default search", WIDE)
 
 
 def wide(condition: str) -> str:

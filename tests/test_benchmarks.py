@@ -213,6 +213,9 @@ def test_intervals_are_over_what_is_independent():
     units = np.arange(1000) % 20
     same = (units < 2).astype(float)[:, None]  # all crops of two of twenty photographs
     assert rates.interval(same, units)[1][1, 0] > 2 * both[1, 0] - 0.1
+    _, all_of_them, one = rates.interval(np.ones((8, 1)), np.arange(8))
+    assert all_of_them[:, 0].tolist() == pytest.approx([0.025 ** (1 / 8), 1])  # as Clopper and Pearson have it
+    assert one[0, 0] == pytest.approx(0.05 ** (1 / 8))
     _, nothing, _ = rates.interval(np.zeros((1000, 1)), units)
     np.testing.assert_allclose(nothing[:, 0], [0, 1 - 0.025 ** (1 / 20)])
     low, high = rates.clopper_pearson(np.array([0, 3, 1000]), 1000, 0.025)

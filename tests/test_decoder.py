@@ -9,8 +9,8 @@ from inversion.autoencoder import from_diffusers
 from inversion.chunks import out_of_memory
 from inversion.decoder import STEPS, decoder_residual
 from inversion.gradient import decoder_gradient
-from inversion.solvers import Solution, Stop, forward_step, rms
-from inversion.trust import DOUBT, EIGHT_BIT, RADIUS, shrink, trust
+from inversion.solvers import Solution, Stop, adam, forward_step, rms
+from inversion.trust import DOUBT, EIGHT_BIT, RADIUS, TOLERANCE, shrink, trust
 from tests.problems import linear_autoencoder, tiny_vae
 from tests.tiny_autoencoders import ALL, example
 
@@ -281,6 +281,17 @@ def test_gradient_is_that_of_the_squared_error():
     h = 1e-3
     slope = (loss(z + h * direction) - loss(z - h * direction)) / (2 * h)
     assert float((gradient * direction).sum()) == pytest.approx(float(slope), rel=2e-2)
+
+
+def test_gradient_method_has_the_schedule_that_falls_to_zero(sapling, marked):
+    x = sapling_pictures(marked[:1])
+    b, residual = decoder_gradient(sapling.autoencoder, x)
+    falling, frozen = (
+        adam(residual, b, Stop(12, tolerance=TOLERANCE), learning_rate=0.1, frozen=f).history for f in (False, True)
+    )
+    found = invert_decoder(sapling.autoencoder, x, method="gradient", steps=12).history
+    torch.testing.assert_close(found, falling)
+    assert not torch.allclose(found, frozen, rtol=1e-4)
 
 
 def test_gradient_method_lowers_the_pixel_error_and_leaves_the_weights_alone():

@@ -109,6 +109,7 @@ def test_a_mark_costs_no_more_than_the_smallest_change(verifier, method):
         latent_energy = 4 * 32 * 32 * (np.var(original) / 127.5**2)
         least = (math.tan(math.asin(0.4)) ** 2) * share * latent_energy / (3 * 64 * 64) * 127.5**2
         assert one.psnr == pytest.approx(10 * math.log10(255**2 / least), abs=1.2)
+        assert not one.at_bound
         assert one.psnr == psnr(original, one.pixels)
         assert one.ssim == ssim(original, one.pixels)
 
@@ -116,6 +117,7 @@ def test_a_mark_costs_no_more_than_the_smallest_change(verifier, method):
 def test_a_bound_on_psnr_is_kept_and_the_mark_refused(verifier):
     (found,) = mark(verifier, [picture(3)], strength=0.5, min_psnr=45)
     assert not found.holds
+    assert found.at_bound
     assert 45 <= found.psnr < 46
     assert found.verdict.status == "not_detected"
     assert 0.02 < found.verdict.rho < 0.3

@@ -9,8 +9,8 @@ it. So the picture is kept, and moved by
 a Newton step in the direction in which the least change of the latent raises ρ most, with z the latent by the
 verifier's own decoder inversion, shrunk by default; what D cannot represent of x cancels. The picture is rounded
 to 8 bits, ρ measured as a verifier measures it, and the step repeated until ρ is what was asked for. Without
-gradients, ``sampling`` instead moves the noise itself towards the key and carries that back by sampling, Δz = S(n
-+ Δn) − S(n). ``benchmarks/marking.py`` compares both.
+gradients, ``sampling`` instead moves the noise itself towards the key and carries that back by sampling,
+Δz = S(n + Δn) − S(n). ``benchmarks/marking.py`` compares both.
 
 A picture that is larger than the model's is tested at the model's size, so it is marked there, too: the change is
 enlarged and added to the whole, so that all of its detail stays.
