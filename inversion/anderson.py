@@ -1,4 +1,4 @@
-"""Anderson acceleration that looks at the picture: the default solver of decoder inversion."""
+"""Anderson acceleration that mixes iterates by an error of the caller's choice, as pixels: the default solver."""
 
 from __future__ import annotations
 

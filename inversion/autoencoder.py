@@ -8,6 +8,8 @@ clamps to the pixel range, because every picture that anybody can verify was cla
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +32,7 @@ class Autoencoder:
         factor: how many pixels a latent is wide, f.
         frame_factor: None for pictures (B, 3, H, W), n for videos of F = 1 + n (F' − 1) frames: 1 where every frame
             has its latent, more where the first frame has one and then every n frames share one.
+        frame_step: videos have 1 + k · frame_step frames; None for every n.
         decode_with_grad: D, differentiable with respect to z and not clamped; None if there is no such function.
     """
 
@@ -38,6 +41,7 @@ class Autoencoder:
     channels: int
     factor: int
     frame_factor: int | None = None
+    frame_step: int | None = None
     decode_with_grad: Callable[[Tensor], Tensor] | None = None
 
 
@@ -45,28 +49,29 @@ def from_diffusers(vae: Any, *, upcast: bool | None = None) -> Autoencoder:  # n
     """Wrap an autoencoder of diffusers: z = (mode(x) − shift) · scale, and its inverse, as its pipeline has them.
 
     Supported are the classes that :mod:`inversion.conventions` lists. What goes in and comes out is float32; the
-    network keeps its device and, unless it is upcast, its dtype. It is put into evaluation mode and its weights no
-    longer require gradients. Wan and QwenImage clamp inside the network, so there ``decode_with_grad`` does too.
+    network keeps its device and dtype. It is put into evaluation mode and its weights no longer require gradients.
+    Wan and QwenImage clamp inside the network, so there ``decode_with_grad`` does too.
     CogVideoX decodes an even number F' of latent frames into n F' frames, as its pipeline does.
 
     Args:
         vae: an autoencoder of diffusers.
-        upcast: whether to cast the weights to float32, once and in place, without a copy. A pipeline that shares
-            the autoencoder then has it in float32 as well, and cannot decode float16 latents itself any more. None
-            is for float16 weights whose config sets ``force_upcast: true``, as SDXL's does. The default of that
-            setting, true as well, does not count: SD 1.x has it and is fine in float16.
+        upcast: whether to use a copy of the network with weights in float32, so that a pipeline that shares the
+            autoencoder can go on using it. None upcasts only float16 weights whose config sets ``force_upcast:
+            true``, as SDXL's does. The default of that setting, true as well, does not count: SD 1.x has it and is
+            fine in float16.
 
     Raises:
         TypeError: for any other class, because its scaling convention is not known here.
         ValueError: if the decoder draws noise, so that D is not a function; and in ``encode``, if a video has a
             number of frames that the autoencoder cannot represent.
     """
-    c = convention(vae)
-    vae.eval().requires_grad_(False)
     if upcast is None:
-        upcast = vae.dtype == torch.float16 and asks_for_upcast(vae.config)
+        upcast = vae.dtype == torch.float16 and asks_for_upcast(getattr(vae, "config", {}))
     if upcast:
-        vae.to(dtype=torch.float32)
+        vae = copy.deepcopy(vae).to(dtype=torch.float32)
+    c = convention(vae)
+    step = None if c.frame_factor is None else math.lcm(c.frame_factor, c.frame_step)
+    vae.eval().requires_grad_(False)
 
     def to_network(a: Tensor) -> Tensor:
         layout = torch.channels_last if a.ndim == 4 else torch.contiguous_format
@@ -74,8 +79,8 @@ def from_diffusers(vae: Any, *, upcast: bool | None = None) -> Autoencoder:  # n
 
     @torch.no_grad()
     def encode(x: Tensor) -> Tensor:
-        if c.frame_factor is not None and (x.shape[2] - 1) % c.frame_step:
-            raise ValueError(f"x must have 1 + {c.frame_step} k frames for {type(vae).__name__}, got {x.shape[2]}")
+        if step is not None and (x.shape[2] - 1) % step:
+            raise ValueError(f"x must have 1 + {step} k frames for {type(vae).__name__}, got {x.shape[2]}")
         mode = c.mode(to_network(x)).float()
         return ((mode - c.shift.to(mode.device)) * c.scale.to(mode.device)).contiguous()
 
@@ -87,7 +92,7 @@ def from_diffusers(vae: Any, *, upcast: bool | None = None) -> Autoencoder:  # n
     def decode(z: Tensor) -> Tensor:
         return decode_with_grad(z).clamp(-1, 1).contiguous()
 
-    return Autoencoder(encode, decode, c.channels, c.factor, c.frame_factor, decode_with_grad)
+    return Autoencoder(encode, decode, c.channels, c.factor, c.frame_factor, step, decode_with_grad)
 
 
 def asks_for_upcast(config: Any) -> bool:  # noqa: ANN401

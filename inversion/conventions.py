@@ -1,4 +1,4 @@
-"""How each class of diffusers autoencoders is called and its latents are scaled: z = (mode(x) − shift) · scale.
+"""How to call each class of diffusers autoencoders, and how its latents are scaled: z = (mode(x) − shift) · scale.
 
 Every pipeline of diffusers holds this in its own code, not in the autoencoder; here it is once for all of them.
 """

@@ -39,7 +39,8 @@ PUBLISHED: dict[str, Callable[..., Solution]] = {
     "adam": solvers.adam,
     "gradient": partial(solvers.adam, learning_rate=0.1, frozen=False),
 }
-"""The solvers of others, with the parameters they were published with."""
+"""The solvers of others. Adam and gradient descent have their published rates; the steps of the forward step and KM
+are ours, as large as was found to work."""
 
 
 def decoder_residual(autoencoder: Autoencoder, x: Tensor) -> tuple[Tensor, Residual]:
@@ -71,10 +72,10 @@ def invert_decoder(
     - ``shrinkage``: the same, then :func:`inversion.trust.shrink`: for pictures that may have been changed since
       they were decoded, where the latent that was decoded is wanted rather than one that reproduces the change.
       The default of verification; ``benchmarks/robustness.py`` compares both.
-    - ``forward_step`` (ρ = ½), ``inertial_km`` (α = .9) and ``adam`` (rate .01, frozen from .8 N' on, see
-      :func:`inversion.solvers.adam_rate`): as published.
+    - ``forward_step`` (ρ = ½) and ``inertial_km`` (α = .9): published methods with steps of our choice.
+    - ``adam``: as published (rate .01, frozen from .8 N' on, see :func:`inversion.solvers.adam_rate`).
     - ``gradient``: Adam on ‖D(z) − x‖² (rate .1, falling to zero), which back-propagates: slow and memory-hungry.
-    - ``encoder``: z = E(x), the baseline that everybody uses.
+    - ``encoder``: z = E(x), the baseline that everybody uses; one evaluation of E∘D says how good it is.
 
     For other parameters, call the solvers of :mod:`inversion.solvers` on :func:`decoder_residual`.
 
@@ -128,7 +129,7 @@ def solve_chunk(
         stop = replace(stop, patience=5)
         solution = trust(anderson(residual, b, stop, callback=callback), b, residual)
         return shrink(solution, b, residual) if method == "shrinkage" else solution
-    solver = PUBLISHED["forward_step" if method == "encoder" else method]
+    solver = PUBLISHED["forward_step" if method == "encoder" else method]  # of the former no step is made
     return solver(residual, b, stop, callback=callback)
 
 
@@ -154,7 +155,8 @@ def check(autoencoder: Autoencoder, x: Tensor) -> None:
         raise ValueError(
             f"x must have shape {shapes} with H and W multiples of {f}, and not be empty, got {tuple(x.shape)}"
         )
-    if n is not None and (x.shape[2] - 1) % n:
-        raise ValueError(f"x must have 1 + {n} k frames, got {x.shape[2]}")
+    step = autoencoder.frame_step or n
+    if step is not None and (x.shape[2] - 1) % step:
+        raise ValueError(f"x must have 1 + {step} k frames, got {x.shape[2]}")
     if not (float(x.amin()) >= -1 and float(x.amax()) <= 1):  # without a copy; NaN fails both
         raise ValueError("x must be finite and within [-1, 1]")

@@ -94,7 +94,7 @@ def sampler(model: LatentDiffusionModel, method: str) -> Sampler:
 def is_second_order(scheduler: Any) -> bool:  # noqa: ANN401 - diffusers is untyped
     """Whether a scheduler is the DPM-Solver++(2M) that :mod:`inversion.dpm_solver` has."""
     config = scheduler.config
-    return type(scheduler).__name__ == "DPMSolverMultistepScheduler" and (
+    return any(c.__name__ == "DPMSolverMultistepScheduler" for c in type(scheduler).__mro__) and (
         config.algorithm_type,
         config.solver_order,
         config.solver_type,
@@ -122,8 +122,9 @@ def invert_diffusion(
     - ``warm_start``: f at the point where the previous prediction leads.
     - ``midpoint``: follows the ODE to second order, as FireFlow.
     - ``implicit``: every step of DDIM or Euler solved for z_t by Anderson acceleration.
-    - ``backward_euler``: the same as published by Hong et al. 2023, Algorithm 1; ``dpm_solver``: their Algorithm 2,
-      for pictures made by DPM-Solver++(2M).
+    - ``backward_euler``: the same as published by Hong et al. 2023, Algorithm 1.
+    - ``dpm_solver``: for pictures made by DPM-Solver++(2M), after their Algorithm 2, see
+      :func:`inversion.dpm_solver.dpm_invert`.
     - ``shooting``: any sampler inverted as a whole.
     - ``auto``: ``midpoint``, or ``implicit`` for a single step, see :func:`choose`.
 
@@ -135,25 +136,23 @@ def invert_diffusion(
         prompt: as for :func:`sample`. That of a suspect picture is rarely known, so the default is none.
         guidance: as for :func:`sample`; 1 unless the prompt and the scale are known.
         evaluations: of the network for every step, at most, for the methods that iterate; None is 20 for
-            ``implicit``, which rarely needs all of them, and 50 for the published ones. For ``shooting`` the
+            ``implicit``, which rarely needs all of them, and 50 for ``backward_euler`` and ``dpm_solver``. For ``shooting`` the
             number of its iterations, 3, of two evaluations a step each.
-        progress: called after every step with the steps done and their number.
+        progress: called after every step with the steps done and their number. All samples go through the network
+            together; where memory runs out, each half begins anew.
 
     Returns:
         A :class:`Solution` on the model's device. ``value`` is z_T (B, C, [F,] h, w), float32. ``evaluations``
         counts those of the network. Methods that iterate have a ``residual``, the largest of any step, for
-        ``shooting`` that of the whole; that of the others is NaN, because they do not test themselves.
+        ``shooting`` that of the whole. The others do not test themselves: their ``residual`` and ``merit`` are NaN,
+        ``converged`` is False, and ``history`` is empty.
 
     Raises:
         ValueError: if a shape or an argument does not fit the model.
     """
     z_0 = model.check_latents(z_0)
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
-    if evaluations is not None and evaluations < 1:
-        raise ValueError(f"evaluations must be at least 1, got {evaluations}")
     schedule = model.schedule(steps, z_0.shape)
-    method = choose(schedule) if method == "auto" else method
+    method = checked(method, evaluations, schedule)
     field = model.field(prompt, batch=len(z_0), guidance=guidance)
 
     def invert(rows: Tensor) -> Solution:
@@ -169,6 +168,15 @@ def invert_diffusion(
     return concatenate(list(in_chunks(invert, torch.arange(len(z_0), device=z_0.device), len(z_0))))
 
 
+def checked(method: str, evaluations: int | None, schedule: Schedule) -> str:
+    """The name of a method, that of the default in place of ``auto``; a ValueError if an argument is wrong."""
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
+    if evaluations is not None and evaluations < 1:
+        raise ValueError(f"evaluations must be at least 1, got {evaluations}")
+    return choose(schedule) if method == "auto" else method
+
+
 def run(
     model: LatentDiffusionModel,
     field: Field,
@@ -181,10 +189,7 @@ def run(
 ) -> Solution:
     """One method; z_T is that of the schedule, not yet of unit variance. ``shooting`` has no path to keep."""
     if method in EXPLICIT:
-        unknown = torch.full((len(z_0),), torch.nan, device=z_0.device)
-        value = EXPLICIT[method](field, z_0, schedule, progress, keep)
-        no = torch.zeros(len(z_0), dtype=torch.int64, device=z_0.device)
-        return Solution(value, unknown, unknown, no, torch.zeros_like(no, dtype=torch.bool), unknown[None][:0])
+        return untested(EXPLICIT[method](field, z_0, schedule, progress, keep))
     if method == "shooting":
         return shooting(sampler(model, "auto"), field, z_0, schedule, evaluations or 3, progress)
     if method == "implicit":
@@ -192,6 +197,13 @@ def run(
     if method == "backward_euler":
         return backward_euler(field, z_0, schedule, evaluations or 50, progress, keep)
     return dpm_invert(field, z_0, schedule, evaluations or 50, progress=progress, keep=keep)
+
+
+def untested(value: Tensor) -> Solution:
+    """What a method returns that does not test itself."""
+    unknown = torch.full((len(value),), torch.nan, device=value.device)
+    no = torch.zeros(len(value), dtype=torch.int64, device=value.device)
+    return Solution(value, unknown, unknown, no, torch.zeros_like(no, dtype=torch.bool), unknown[None][:0])
 
 
 def choose(schedule: Schedule) -> str:

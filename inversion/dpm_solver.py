@@ -28,7 +28,7 @@ CLEAN = Level(0, 1.0, 0.0)
 def dpm_sample(
     field: Field, z_T: Tensor, schedule: Schedule, progress: Progress = silent, keep: Keep = forget
 ) -> Tensor:
-    """Z at the first level (B, ...) → z_0 (B, ...), one evaluation a step."""
+    """From z at the first level (B, ...) to z_0 (B, ...), one evaluation a step."""
     z, rows, before = z_T, all_rows(z_T), z_T  # what is before the first step is not looked at
     for k, (t, s) in enumerate(schedule.steps, 1):
         f = field(z, t.t, rows)
@@ -73,17 +73,19 @@ def dpm_invert(
     progress: Progress = silent,
     keep: Keep = forget,
 ) -> Solution:
-    """Invert the sampler step by step: Hong et al. 2023, Algorithm 2, https://arxiv.org/abs/2311.18387.
+    """Invert the sampler step by step, after Hong et al. 2023, Algorithm 2, https://arxiv.org/abs/2311.18387.
 
     A step of second order also needs the sample predicted before z_t, which lies ahead on the way back. It is
-    estimated by naive inversion in fine steps, and then the step is solved for z_t.
+    estimated by naive inversion in fine steps, and then the step is solved for z_t. Different from their code, the
+    fine steps are as many in every step and ask the network at the cleaner time, D is solved for rather than
+    estimated, too, and the solver is that of :func:`inversion.exact.implicit` instead of forward steps.
 
     Args:
         field: the network.
         z_0: (B, ...) latents.
         schedule: the sampler's.
-        evaluations: of the network, at most, for every step and sample; the estimate and one more, 2 · ``fine`` +
-            2, are made in any case.
+        evaluations: of the network, at most, for every step and sample; the estimate and one more are made in any
+            case, 2 · ``fine`` + 2 for a step of second order, ``fine`` + 1 for one of first.
         fine: naive steps for each step of the sampler.
         progress: called after every step.
         keep: given z after every step.

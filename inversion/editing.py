@@ -77,16 +77,15 @@ def edit(
         raise ValueError(
             f"{model.name!r} does not make pictures from prompts, and only such can be edited with one"
         )
-    model.field(prompt, batch=len(x), guidance=guidance)  # now, if it raises
+    model.field(prompt, batch=len(x), guidance=guidance)  # what is wrong is said before the networks run
+    model.field(source, batch=len(x), guidance=1.0)
+    model.schedule(steps)
+    size, factor = tuple(x.shape[-2:]), model.autoencoder.factor
+    given = None if mask is None else latent_mask(mask.to(model.device, torch.float32), len(x), size, factor)
     report = progress or silent
     z_0 = invert_decoder(model.autoencoder, x, method=decoder).value
-    path = trajectory(
-        model, z_0, steps=steps, prompt=source, progress=lambda done, _: report(min(done, steps), 2 * steps)
-    )
-    if mask is None:
-        m = prompt_mask(model, path, prompt, source=source)
-    else:
-        m = latent_mask(mask.to(z_0), len(x), tuple(x.shape[-2:]), model.autoencoder.factor)
+    path = trajectory(model, z_0, steps=steps, prompt=source, progress=lambda done, _: report(done, 2 * steps))
+    m = prompt_mask(model, path, prompt, source=source) if given is None else given
     z = blend(model, path, prompt, m, guidance=guidance, progress=lambda done, _: report(steps + done, 2 * steps))
     return finished(model, x.to(z_0), z, m, restore=restore)
 

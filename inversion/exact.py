@@ -106,7 +106,8 @@ def backward_euler(
     """Exact inversion as published: Hong et al. 2023, Algorithm 1, https://arxiv.org/abs/2311.18387.
 
     Every step by y ← y − ρ (P y + Q f(y, t) − z_s) from y = naive inversion, with ρ = ½ after a linear warm-up of
-    20 evaluations, halved when 20 evaluations brought nothing, until the summed squared error is below 10⁻³.
+    20 evaluations, halved when more than 20 evaluations brought nothing, until the summed squared error is below
+    10⁻³. What counts is a relative improvement of that error by 10⁻⁴, as of PyTorch's ReduceLROnPlateau.
 
     Arguments and result are those of :func:`implicit`, but that the residual is one of z_s, not divided by P, and
     that at least two evaluations a step are made.
@@ -127,10 +128,11 @@ def backward_euler(
 
 
 def plateau_step(k: int, y: Tensor, t: Tensor, error: Tensor, state: State) -> tuple[Tensor, State]:
-    """Y ← y − ρ T with the published rates, each sample with its own."""
+    """The update y ← y − ρ T with the published rates, each sample with its own."""
     merit = rms(error)
-    rate, best, waited = state if state else (torch.full_like(merit, 0.5), merit, torch.zeros_like(merit))
-    better = merit < best
+    none = torch.full_like(merit, torch.inf)
+    rate, best, waited = state if state else (torch.full_like(merit, 0.5), none, torch.zeros_like(merit))
+    better = merit < best * (1 - 1e-4) ** 0.5
     best, waited = torch.where(better, merit, best), torch.where(better, 0.0, waited + 1)
     stuck = waited > 20
     rate, waited = torch.where(stuck, rate / 2, rate), torch.where(stuck, 0.0, waited)

@@ -30,7 +30,7 @@ def digest_of(schedule: Schedule) -> str:
 def fingerprint(model: LatentDiffusionModel) -> NDArray[np.float32]:
     """(3 · SIZE,) what E, D and the network answer to fixed noise, each scaled to unit length.
 
-    The noise has 16 latents on a side at least, whatever the model's own size, so that it is quick.
+    The noise is 16 × 16 latents, of one frame for videos, whatever the model's own size, to be quick.
     """
     g = torch.Generator().manual_seed(0)
     frames = (1,) if len(model.latent_shape) == 4 else ()

@@ -105,7 +105,8 @@ class LatentDiffusionModel:
 
         Raises:
             FileNotFoundError: if there is no such model or it cannot be reached.
-            ValueError: for an unknown dtype, a model family that is not supported, or a damaged model.
+            OSError: if one of its files is missing or cannot be read.
+            ValueError: for an unknown dtype, or a model family that is not supported.
         """
         chosen_device = resolve_device(device)
         chosen_dtype = resolve_dtype(dtype, chosen_device)
@@ -151,7 +152,7 @@ class LatentDiffusionModel:
         return wrap(pipe, name, family)
 
     def check_latents(self, z: Tensor) -> Tensor:
-        """Z on the model's device as float32, or a ValueError if its shape or values cannot be the model's."""
+        """Latents z on the model's device as float32, or a ValueError if its shape or values cannot be the model's."""
         if z.ndim != len(self.latent_shape) + 1 or z.shape[1] != self.latent_shape[0] or 0 in z.shape:
             axes = "h, w" if len(self.latent_shape) == 3 else "F, h, w"
             raise ValueError(f"latents must have shape (B, {self.latent_shape[0]}, {axes}), got {tuple(z.shape)}")

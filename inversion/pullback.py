@@ -31,7 +31,7 @@ def pull_back(
 
     The noise is recovered by ``midpoint`` without a prompt, see :func:`inversion.invert_diffusion`. Every
     evaluation of the network is made again on the way back (https://arxiv.org/abs/1604.06174), so that memory holds
-    the differentiation of one, and one latent a step.
+    the graph of one evaluation, and one latent a step.
 
     Args:
         model: the latent diffusion model; its network must be differentiable.
@@ -48,8 +48,8 @@ def pull_back(
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    schedule = model.schedule(steps, z_0.shape)
     z_0 = model.check_latents(z_0).detach()
+    schedule = model.schedule(steps, z_0.shape)
     with torch.no_grad():  # what conditions the network, as a text encoder does, is not differentiated
         field = model.field(None, batch=len(z_0), guidance=1.0)
 
@@ -62,7 +62,7 @@ def pull_back(
             z = z_0[rows].clone().requires_grad_()
             noise = midpoint(lambda at, t, r: kept_small(at, t, rows[r]), z, schedule) / schedule.start
             value = objective(noise)
-            (g,) = torch.autograd.grad(value.sum(), noise, retain_graph=True)
+            (g,) = torch.autograd.grad(value.sum(), noise)
             # 16-bit networks underflow where gradients are small, so that they get one of unit size
             size = g.flatten(1).square().mean(1).sqrt().clamp(min=1e-30).reshape(-1, *[1] * (g.ndim - 1))
             (gradient,) = torch.autograd.grad(noise, z, g / size)

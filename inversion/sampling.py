@@ -21,11 +21,11 @@ Keep = Callable[[Tensor], None]
 
 
 def silent(done: int, total: int) -> None:
-    """The progress of nobody who wants to know."""
+    """A progress callback that does nothing."""
 
 
 def forget(z: Tensor) -> None:
-    """What nobody keeps."""
+    """A keep callback that discards z."""
 
 
 def all_rows(z: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def all_rows(z: Tensor) -> Tensor:
 def ddim_sample(
     field: Field, z_T: Tensor, schedule: Schedule, progress: Progress = silent, keep: Keep = forget
 ) -> Tensor:
-    """Z at the first level (B, ...) → z_0 (B, ...): DDIM, and Euler's method for flows."""
+    """From z at the first level (B, ...) to z_0 (B, ...): DDIM, and Euler's method for flows."""
     z, rows = z_T, all_rows(z_T)
     for k, (t, s) in enumerate(schedule.steps, 1):
         p, q = coefficients(schedule.kind, t, s)
@@ -135,7 +135,7 @@ def divisible(p: float) -> float:
     """P, or a ValueError if it is zero, so that z_s depends on z_t through the network alone."""
     if abs(p) < 1e-6:
         raise ValueError(
-            "the sampler's step returns the network's prediction of z_0 alone, which only methods 'naive' and "
-            "'midpoint' can walk back"
+            "the sampler's step returns the network's prediction of z_0 alone, so that it cannot be undone: only "
+            "methods 'naive', 'midpoint' and 'shooting' go back over it"
         )
     return p

@@ -38,7 +38,7 @@ def shooting(
         field: the network.
         z_0: (B, ...) latents.
         schedule: the sampler's.
-        iterations: each samples and inverts once, 2 evaluations of the network a step, after a first 3.
+        iterations: each samples and inverts once, 2 evaluations of the network a step; the start costs 3.
         progress: called after every iteration.
 
     Returns:

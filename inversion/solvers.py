@@ -174,7 +174,7 @@ def inertial_km(
         residual: see the module.
         z0: (B, ...) starting points.
         stop: when to stop.
-        inertia: 0 ≤ α < 1. The paper uses .9, which forces steps of 2λβ < .012 for β = ½.
+        inertia: 0 ≤ α < 1. The paper uses .9, which forces steps of 2λβ < .0058 for β = ½.
         step_size: ρ = 2λβ > 0; None takes 99 % of what the condition allows.
         beta: the cocoercivity β > 0 that is assumed.
         callback: called after every evaluation.
@@ -205,12 +205,13 @@ def inertial_km(
 def adam_rate(k: int, steps: int, peak: float, *, frozen: bool = True) -> float:
     """The published schedules of :func:`adam`: warm-up over a tenth of the iterations, then a cosine.
 
-    That of the gradient-free method counts N' = min(steps, 100) iterations and is frozen from .8 N' on; that of
-    gradient descent falls to zero at the end of all of them (and begins at zero, which would waste one).
+    That of the gradient-free method counts N' = min(steps, 100) iterations, and those from .8 N' on keep the last
+    rate before. That of gradient descent falls to zero over all of them; the original's first rate, zero, is left
+    out because it would waste an iteration.
     """
     total = min(steps, 100) if frozen else steps
     warm = total // 10
-    k = min(k, int(0.8 * total)) if frozen else k
+    k = min(k, math.ceil(0.8 * total) - 1) if frozen else k
     return peak * (k + 1) / warm if k < warm else peak * (1 + math.cos(math.pi * (k - warm) / (total - warm))) / 2
 
 

@@ -1,20 +1,18 @@
-"""The whole path z_0 … z_T of a picture: what editing keeps of it, and what its noise says of its latent."""
+"""The latents of a picture at every noise level, z_0 … z_T, from inversion or from sampling."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from inversion.chunks import in_chunks
-from inversion.diffusion import METHODS, choose, run, sampler
-from inversion.model import LatentDiffusionModel
+from inversion.diffusion import checked, run, sampler
+from inversion.model import LatentDiffusionModel, Prompt
 from inversion.sampling import Field, Progress, silent
 from inversion.schedule import Level, Schedule
-
-Prompt = str | Sequence[str] | Tensor | None
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,8 @@ def trajectory(
 ) -> Trajectory:
     """The path that diffusion inversion takes from latents to their noise.
 
-    Its end is what :func:`inversion.invert_diffusion` returns for the same arguments. Of ``shooting``, which solves
-    for the noise alone, it is the sampler's path from there. The networks hold ``chunk_size`` samples at a time, so
+    Its end is what :func:`inversion.invert_diffusion` returns for the same arguments, NaN where a step went wrong.
+    Of ``shooting``, which solves for the noise alone, it is the sampler's path from there. The networks hold ``chunk_size`` samples at a time, so
     that the device's memory grows with neither their number nor that of the steps; the path itself, 4 bytes a
     number, is on the CPU.
 
@@ -74,11 +72,9 @@ def trajectory(
     Raises:
         ValueError: if a shape or an argument does not fit the model.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
-    schedule = model.schedule(steps, z_0.shape)
-    method = choose(schedule) if method == "auto" else method
     z_0 = model.check_latents(z_0)
+    schedule = model.schedule(steps, z_0.shape)
+    method = checked(method, evaluations, schedule)
     field = model.field(prompt, batch=len(z_0), guidance=guidance)
 
     def invert(rows: Tensor) -> list[Tensor]:
@@ -95,7 +91,7 @@ def trajectory(
         )
         if method == "shooting":
             return sampled_path(model, "auto", field, solution.value, rows, schedule, silent)
-        return path
+        return [*path[:-1], solution.value.cpu()]
 
     return Trajectory(in_parts(invert, z_0, chunk_size), schedule)
 
@@ -127,8 +123,9 @@ def sampled_trajectory(
     Raises:
         ValueError: if a shape or an argument does not fit the model.
     """
+    z_T = model.check_latents(z_T)
     schedule = model.schedule(steps, z_T.shape)
-    z_T = schedule.start * model.check_latents(z_T)
+    z_T = schedule.start * z_T
     field = model.field(prompt, batch=len(z_T), guidance=guidance)
 
     def generate(rows: Tensor) -> list[Tensor]:

@@ -28,7 +28,8 @@ measures it on others, of the same prompts."""
 def trust(solution: Solution, b: Tensor, residual: Residual, radius: float = RADIUS) -> Solution:
     """Shorten every latent's way from the encoder's estimate b to at most ``radius``, RMS over its channels.
 
-    Needs one more evaluation for the samples that change. Those whose pixel error then is above that of b get b.
+    Needs one more evaluation for the samples that change, and a second for those whose pixel error then is above
+    that of b: these get b.
     """
     way = solution.value - b
     length = way.square().mean(1, keepdim=True).sqrt()
@@ -41,15 +42,15 @@ def shrink(solution: Solution, b: Tensor, residual: Residual) -> Solution:
 
     A picture that a decoder made can be reproduced nearly. One that was changed afterwards often cannot, and the
     solution follows the change as far as the decoder can, while the encoder smooths some of it away. With the mean
-    squared pixel error e_b at b and e at the solution, λ = 1 − c e / (e_b − e), at least 0, of the way from b is
-    gone.
+    squared pixel error e_b at b and e at the solution z, the result is b + λ (z − b) with λ = max(0, 1 − c e /
+    (e_b − e)).
 
     That has the form of the estimator of James and Stein, its positive part: e_b − e is what the way explains of
     the picture, and c e an estimate of how much of that is the change and not the encoder's bias. c is chosen, not
     derived: the best one depends on the change, and is smaller for what decoders cannot make, as white noise.
 
-    Needs one more evaluation of the samples that have not converged and are not at b. Those whose pixel error then
-    is above that of b get b. Samples are those of solvers, (B,), not videos by frame.
+    Needs one more evaluation of the samples that have not converged and are not at b, and a second of those whose
+    pixel error then is above that of b: these get b. Samples are those of solvers, (B,), not videos by frame.
     """
     before, after = solution.history[0].square(), solution.merit.square()
     gained = before - after

@@ -18,6 +18,7 @@ from diffusers import (
 )
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
+from inversion import autoencoder
 from inversion.autoencoder import from_diffusers
 from tests import tiny_autoencoders as tiny
 from tests.problems import linear_autoencoder, tiny_pipeline, tiny_vae
@@ -214,17 +215,19 @@ def test_sixteen_bit_network_speaks_float32(name, build):
         (tiny.taesd, torch.float16, None, torch.float16),
     ],
 )
-def test_upcast(build, dtype, upcast, expected):
+def test_upcast(build, dtype, upcast, expected, monkeypatch):
     vae = build().to(dtype)
     assert vae.config.get("force_upcast") == (build is not tiny.taesd)
-    weight = vae.encoder
+    used = []
+    convention = autoencoder.convention
+    monkeypatch.setattr(autoencoder, "convention", lambda vae: used.append(vae) or convention(vae))
     ae = from_diffusers(vae, upcast=upcast)
-    assert {p.dtype for p in vae.parameters()} == {expected}
-    assert vae.encoder is weight  # in place
     x = tiny.example(ae)
     y = ae.decode(ae.encode(x))
     assert y.isfinite().all()
-    assert {p.dtype for p in vae.parameters()} == {expected}
+    assert {p.dtype for p in used[0].parameters()} == {expected}
+    assert {p.dtype for p in vae.parameters()} == {dtype}  # the pipeline that shares it goes on
+    assert (used[0] is vae) == (expected == dtype)
 
 
 def test_upcast_saves_what_overflows_in_float16():
@@ -244,8 +247,7 @@ def test_upcast_saves_what_overflows_in_float16():
 def test_force_upcast_of_a_saved_config_counts(tmp_path):
     tiny.sdxl_vae().save_pretrained(tmp_path)
     vae = AutoencoderKL.from_pretrained(tmp_path, dtype=torch.float16)
-    from_diffusers(vae)
-    assert vae.dtype == torch.float32
+    assert autoencoder.asks_for_upcast(vae.config)
 
 
 @pytest.mark.parametrize(

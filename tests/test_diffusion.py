@@ -6,9 +6,9 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
 from inversion import invert_diffusion, sample
-from inversion.diffusion import METHODS, choose
+from inversion.diffusion import METHODS, choose, is_second_order
 from inversion.dpm_solver import dpm_invert, dpm_sample
-from inversion.exact import backward_euler, implicit, solve_step
+from inversion.exact import backward_euler, implicit, plateau_step, solve_step
 from inversion.sampling import ddim_sample, midpoint, naive, naive_next, warm_start
 from inversion.schedule import coefficients, make_schedule
 from inversion.shooting import shooting
@@ -303,6 +303,26 @@ def test_the_budget_of_evaluations_is_kept():
         assert int(implicit(hard, z_0, schedule, budget).evaluations.max()) <= 5 * budget
     assert int(backward_euler(hard, z_0, schedule, 7).evaluations.max()) <= 5 * 7
     assert int(dpm_invert(hard, z_0, schedule, 15).evaluations.max()) <= 5 * 15
+
+
+def test_the_published_rate_is_halved_as_by_pytorch():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=20)
+    losses = [1.0, *[1.0] * 25, 0.5, *[0.49999] * 30, 0.4, *[0.41] * 50]
+    y, t, state = torch.zeros(1, 4), torch.ones(1, 4), ()
+    for k, loss in enumerate(losses, 30):  # after the warm-up
+        moved, state = plateau_step(k, y, t, torch.full((1, 4), loss**0.5, dtype=torch.float64), state)
+        schedule.step(loss)
+        assert float(moved[0, 0]) == pytest.approx(-optimizer.param_groups[0]["lr"]), k
+    assert optimizer.param_groups[0]["lr"] == 0.5 / 16
+
+
+def test_a_subclass_of_a_scheduler_is_sampled_as_what_it_derives_from():
+    class Mine(DPMSolverMultistepScheduler):
+        pass
+
+    assert is_second_order(Mine(**SD_BETAS))
+    assert not is_second_order(Mine(solver_order=1, **SD_BETAS))
 
 
 def test_a_network_that_fails_is_not_taken_for_noise():

@@ -102,3 +102,12 @@ def test_a_mask_covers_all_pixels_of_a_latent():
 def test_models_that_take_no_text_are_refused(model):
     with pytest.raises(ValueError, match="does not make pictures from prompts"):
         edit(replace(model, takes_pictures=True), X, "a thing")
+
+
+def test_wrong_arguments_are_refused_before_the_networks_run(model):
+    calls = []
+    counted = replace(model, network=lambda z, t, c: calls.append(t) or model.network(z, t, c))
+    for wrong in ({"mask": torch.ones(1, 1, 8, 8)}, {"steps": 0}, {"source": ["one", "two", "three"]}):
+        with pytest.raises(ValueError, match="mask|steps|prompts"):
+            edit(counted, X, "a thing", **wrong)
+    assert not calls

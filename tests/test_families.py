@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -133,6 +134,21 @@ def rectified_flow_sample(pipe, z, guidance, steps):
         with_prompt, without = (pipe.unet(z, t, encoder_hidden_states=e).sample for e in (prompt, empty))
         z = z + (without + guidance * (with_prompt - without)) / steps
     return z
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux"])
+def test_a_pipeline_in_half_precision_goes_on_after_it_was_wrapped(name):
+    pipe = tiny.ALL[name]().to(dtype=torch.float16)
+    pipe.vae.register_to_config(force_upcast=True)
+    again = {} if name == "flux" else {"guidance_scale": 1.0}
+    told = {"prompt": "a red", "height": 32, "width": 32, "num_inference_steps": 1, "output_type": "np", **again}
+    before = pipe(generator=torch.Generator().manual_seed(0), **told).images
+    model = LatentDiffusionModel.from_pipeline(pipe)
+    after = pipe(generator=torch.Generator().manual_seed(0), **told).images
+    assert np.isfinite(before).all()
+    np.testing.assert_allclose(after, before, atol=0.02)  # a UNet's memory format changes
+    assert {p.dtype for p in pipe.vae.parameters()} == {torch.float16}
+    assert model.autoencoder.decode(torch.zeros(1, model.latent_shape[0], 8, 8)).isfinite().all()
 
 
 @pytest.mark.parametrize("guidance", [1.0, 1.5])

@@ -108,7 +108,8 @@ def test_adam_schedule_is_the_published_one():
     assert rates[0] == pytest.approx(0.001)
     assert rates[9] == rates[10] == pytest.approx(0.01)
     assert rates[55] == pytest.approx(0.005)
-    assert rates[80] == rates[199] == pytest.approx(0.01 * (1 + math.cos(math.pi * 70 / 90)) / 2)
+    assert rates[79] == rates[80] == rates[199] == pytest.approx(0.01 * (1 + math.cos(math.pi * 69 / 90)) / 2)
+    assert rates[78] > rates[79]
     assert max(rates) <= 0.01
     assert adam_rate(0, 5, 0.01) == pytest.approx(0.01)
 

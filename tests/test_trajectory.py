@@ -1,5 +1,7 @@
 """Paths z_0 … z_T, and gradients carried back along them, against closed forms of Gaussian data."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
@@ -72,11 +74,28 @@ def test_arguments_of_paths_are_checked(model):
         ({"method": "magic"}, "method"),
         ({"chunk_size": 0}, "chunk_size"),
         ({"steps": 0}, "steps"),
+        ({"method": "implicit", "evaluations": 0}, "evaluations must be at least 1, got 0"),
     ):
         with pytest.raises(ValueError, match=message):
             trajectory(model, Z, **wrong)
-    with pytest.raises(ValueError, match="latents must have shape"):
-        trajectory(model, Z[:, :3])
+    for walk in (trajectory, sampled_trajectory):
+        for wrong_shape in (Z[:, :3], Z[0, 0, 0]):
+            with pytest.raises(ValueError, match="latents must have shape"):
+                walk(model, wrong_shape)
+
+
+def test_a_path_that_goes_wrong_ends_as_inversion_does(model):
+    def failing(z, t, conditions):
+        return torch.where(
+            (z.mean((1, 2, 3)) > 10)[:, None, None, None], torch.nan, model.network(z, t, conditions)
+        )
+
+    z_0 = torch.cat([Z[:1], Z[1:2] + 100])
+    broken = replace(model, network=failing)
+    path = trajectory(broken, z_0, steps=3, method="implicit")
+    found = invert_diffusion(broken, z_0, steps=3, method="implicit").value
+    assert found.isnan().flatten(1).all(1).tolist() == [False, True]
+    torch.testing.assert_close(path.noise, found, equal_nan=True)
 
 
 def test_the_gradient_of_a_linear_inversion_is_its_factor(model):
