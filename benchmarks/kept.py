@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from inversion.decoder import PUBLISHED, STEPS
 from inversion.model import data_folder, sapling_folder
 from inversion.trust import DOUBT, RADIUS, TOLERANCE
+from watermark.nulls import sha256
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -76,7 +77,7 @@ def digest_of(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
+            digest.update(sha256(content).digest())
     return digest.hexdigest()[:16]
 
 

@@ -136,8 +136,8 @@ def invert_diffusion(
         prompt: as for :func:`sample`. That of a suspect picture is rarely known, so the default is none.
         guidance: as for :func:`sample`; 1 unless the prompt and the scale are known.
         evaluations: of the network for every step, at most, for the methods that iterate; None is 20 for
-            ``implicit``, which rarely needs all of them, and 50 for ``backward_euler`` and ``dpm_solver``. For ``shooting`` the
-            number of its iterations, 3, of two evaluations a step each.
+            ``implicit``, which rarely needs all of them, and 50 for ``backward_euler`` and ``dpm_solver``. For
+            ``shooting`` the number of its iterations, 3, of two evaluations a step each.
         progress: called after every step with the steps done and their number. All samples go through the network
             together; where memory runs out, each half begins anew.
 

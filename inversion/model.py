@@ -152,7 +152,7 @@ class LatentDiffusionModel:
         return wrap(pipe, name, family)
 
     def check_latents(self, z: Tensor) -> Tensor:
-        """Latents z on the model's device as float32, or a ValueError if its shape or values cannot be the model's."""
+        """Latents z on the device as float32, or a ValueError if its shape or values cannot be the model's."""
         if z.ndim != len(self.latent_shape) + 1 or z.shape[1] != self.latent_shape[0] or 0 in z.shape:
             axes = "h, w" if len(self.latent_shape) == 3 else "F, h, w"
             raise ValueError(f"latents must have shape (B, {self.latent_shape[0]}, {axes}), got {tuple(z.shape)}")

@@ -54,9 +54,9 @@ def trajectory(
     """The path that diffusion inversion takes from latents to their noise.
 
     Its end is what :func:`inversion.invert_diffusion` returns for the same arguments, NaN where a step went wrong.
-    Of ``shooting``, which solves for the noise alone, it is the sampler's path from there. The networks hold ``chunk_size`` samples at a time, so
-    that the device's memory grows with neither their number nor that of the steps; the path itself, 4 bytes a
-    number, is on the CPU.
+    Of ``shooting``, which solves for the noise alone, it is the sampler's path from there. The networks hold
+    ``chunk_size`` samples at a time, so that the device's memory grows with neither their number nor that of the
+    steps; the path itself, 4 bytes a number, is on the CPU.
 
     Args:
         model: the latent diffusion model.

@@ -180,6 +180,17 @@ def test_a_report_stays_where_no_names_come(files, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["images", "r.jsonl", "r.parquet"]
 
 
+def test_parquet_escapes_all_that_is_not_utf8():
+    row = {"name": "a\udcff", "key": "k\udcfe", "other_keys": ["fine", "\udcfd"], "p_value": 0.5, "number": None}
+    assert parquet.plain(row) == {
+        "name": "a\\udcff",
+        "key": "k\\udcfe",
+        "other_keys": ["fine", "\\udcfd"],
+        "p_value": 0.5,
+        "number": None,
+    }
+
+
 def test_a_parquet_report_is_not_written_twice_at_once(files, tmp_path, monkeypatch):
     pq = pytest.importorskip("pyarrow.parquet")
     report = tmp_path / "r.parquet"

@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from watermark import KeyStore
@@ -129,6 +130,17 @@ def test_embed_then_verify(workplace, capsys):
     assert run("treering embed 'a strawberry' --key alice --seed 5") == 0
     assert run("treering embed 'a strawberry' --key alice --seed 5") == 2
     assert "exists; choose another --seed" in capsys.readouterr().err
+    assert run("treering embed 'a rose' -n 2 --key alice --seed 4294967295 --steps 1") == 2
+    assert "seeds of all pictures" in capsys.readouterr().err
+
+
+def test_pictures_without_a_seed_are_counted_and_overwrite_nothing(workplace, capsys):
+    for expected in (["a-rose-1.png", "a-rose-2.png"], ["a-rose-3.png", "a-rose-4.png"]):
+        assert run("treering embed 'a rose' -n 2 --key alice --steps 1 -o new --json") == 0
+        made = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [Path(m["path"]).name for m in made] == expected
+        assert [m["seed"] for m in made] == [None, None]
+    assert len({file.read_bytes() for file in Path("new").iterdir()}) == 4
 
 
 def test_exit_codes_and_outputs_of_verify(workplace, folder, capsys):
@@ -308,7 +320,10 @@ def test_what_is_looked_at_has_limits_and_a_syntax(workplace, capsys):
         ("--numbers 5-", "17 or 0-999"),
         ("--numbers 9-3", "17 or 0-999"),
         ("--numbers 0-99999999", "at most 1,000,000 of them"),
+        (f"--numbers 0-{'9' * 5000}", "17 or 0-999"),
+        ("--numbers 0-99999999999999999999", "17 or 0-999"),
         ("--rotations 90000", "more than 100,000"),
+        ("--shifts 1000000000", "more than 100,000"),
         ("--steps 0", "steps"),
         ("--wide --shifts 1", "give no --rotations"),
         ("--wide --no-mirrored", "give no --rotations"),
@@ -347,6 +362,32 @@ def test_a_key_that_does_not_fit_the_model_is_left_out_of_all_and_refused_by_nam
     assert "the key 'odd' does not fit the model" in capsys.readouterr().err
 
 
+def test_a_key_for_another_model_is_refused_by_name_and_left_out_of_all(workplace, capsys):
+    run("treering key create theirs --model stabilityai/sd-turbo")
+    for command in ("verify", "inspect"):
+        assert run(f"treering {command} out/marked-0.png --key theirs {QUICK if command == 'verify' else ''}") == 2
+        assert "meant for the model 'stabilityai/sd-turbo', not 'sapling': give --model" in capsys.readouterr().err
+    assert run(f"treering verify out/marked-0.png --all-keys --json {QUICK}") == 0
+    shown = capsys.readouterr()
+    assert "'theirs' is meant for the model 'stabilityai/sd-turbo', not 'sapling', and left out" in shown.err
+    (verdict,) = map(json.loads, [line for line in shown.out.splitlines() if line.startswith("{")])
+    assert (verdict["key"], verdict["keys_tried"]) == ("alice", 1)
+    run("treering key delete alice --yes")
+    assert run(f"treering verify out/marked-0.png --all-keys {QUICK}") == 2
+    assert "at least one key that fits the model" in capsys.readouterr().err
+
+
+def test_memory_that_runs_out_is_no_bug(workplace, monkeypatch, capsys):
+    def greedy(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("watermark.verify.invert_decoder", greedy)
+    assert run(f"treering verify out/marked-0.png --key alice {QUICK}") == 2
+    shown = capsys.readouterr().err
+    assert "memory ran out" in shown
+    assert "bug" not in shown
+
+
 def test_odd_file_names(workplace, capsys):
     for name in ("-dash.png", "new\nline.png", os.fsdecode(b"\xff\xfe.png"), "[red]x.png"):
         (workplace / name).write_bytes(b"nonsense")
@@ -367,6 +408,27 @@ def test_inspect_draws_a_figure(workplace, folder, capsys):
     assert run(f"treering inspect {folder / 'unmarked-0.png'} --key alice -o u.png") == 1
     (workplace / "bad.png").write_bytes(b"nonsense")
     assert run("treering inspect bad.png --key alice") == 2
+    capsys.readouterr()
+    before = (workplace / "out" / "marked-0.png").read_bytes()
+    assert run("treering inspect out/marked-0.png --key alice -o out/marked-0.png") == 2
+    assert "take the place of the image" in capsys.readouterr().err
+    assert (workplace / "out" / "marked-0.png").read_bytes() == before
+
+
+def test_a_picture_that_changes_while_it_is_inspected_is_not_drawn(workplace, monkeypatch, capsys):
+    from watermark.verify import Verifier
+
+    examine = Verifier.examine
+
+    def slow(self, images):
+        yield from examine(self, images)
+        Image.new("RGB", (128, 128), "red").save("changing.png")
+
+    Path("changing.png").write_bytes(Path("out/marked-0.png").read_bytes())
+    monkeypatch.setattr(Verifier, "examine", slow)
+    assert run("treering inspect changing.png --key alice --decoder encoder --steps 2") == 2
+    assert "was changed while it was tested" in capsys.readouterr().err
+    assert not Path("changing-rings.png").exists()
 
 
 def test_usage_errors_exit_with_2(capsys):

@@ -108,6 +108,6 @@ def test_wrong_arguments_are_refused_before_the_networks_run(model):
     calls = []
     counted = replace(model, network=lambda z, t, c: calls.append(t) or model.network(z, t, c))
     for wrong in ({"mask": torch.ones(1, 1, 8, 8)}, {"steps": 0}, {"source": ["one", "two", "three"]}):
-        with pytest.raises(ValueError, match="mask|steps|prompts"):
+        with pytest.raises(ValueError, match=r"mask|steps|prompts"):
             edit(counted, X, "a thing", **wrong)
     assert not calls

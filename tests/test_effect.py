@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from scipy import stats
 
 from watermark import KeyStore, Pattern, RingKey, watermarked_noise
@@ -15,7 +16,7 @@ from watermark.cli import main
 from watermark.effect import distance_from_normal, effect, marked_noises, shared_part
 from watermark.features import key_vector
 from watermark.keys import KINDS
-from watermark.plots import effect_figure
+from watermark.plots import effect_figure, show_spectrum
 from watermark.rings import rings_for
 
 SHAPE = (4, 32, 32)
@@ -102,6 +103,16 @@ def test_rings_add_up_in_the_corner_and_dense_keys_do_not():
         assert dense.peak == dense.plain_peak
     multiples = [effect(key("rings", number), SHAPE, draws=2) for number in range(20)]
     assert max(found.peak / found.plain_peak for found in multiples) >= 3
+
+
+@pytest.mark.parametrize(("shape", "outer"), [((32, 32), 15), ((64, 96), 20)])
+def test_spectra_are_drawn_out_to_the_outermost_ring(shape, outer):
+    rings = rings_for((1, *shape), Pattern("rings", (0,), 3, outer))
+    (axes,) = Figure().subplots(1, 1, squeeze=False)[0]
+    values = np.where(np.fft.fftshift(rings.index) >= 0, 1.0, 0.0)
+    show_spectrum(axes, values, rings)
+    assert axes.images[0].get_array().sum() == values.sum()
+    assert outer < 15 or axes.images[0].get_array().size <= values.size
 
 
 def test_plain_peak_is_the_median_of_white_noise():

@@ -8,6 +8,7 @@ from scipy import stats
 from tests.test_calibration import SETTINGS, SHAPE, coloured
 from watermark import Pattern, RingKey, detect, watermarked_noise
 from watermark.calibration import Calibration, false_positives
+from watermark.detection import TINY, angle_test, least_p, sign_test
 from watermark.family import Family
 from watermark.foreign import detect_array, tree_ring_key
 from watermark.transforms import IDENTITY, UNCHANGED, Transform, plain_transforms, transforms_of, undo
@@ -105,6 +106,48 @@ def test_with_null_images_its_p_is_the_share_of_them_that_fit_as_well(key):
     p = np.array([f.p_value for f in found])
     for level in (0.05, 0.2):  # nulls and samples are exchangeable
         assert stats.binomtest(int((p <= level).sum()), len(p), 1.4 * level, "greater").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("pattern", [Pattern("levels"), Pattern("rings", (0,), 5, 5)])
+def test_a_key_that_cannot_reach_the_level_is_never_missed_without_a_word(pattern):
+    key = RingKey(bytes([70]) * 32, pattern)
+    there, absent = family({"few": key}).test(np.concatenate([marked(key, strength=1), white(1)]))
+    assert there.p_value > 1e-6
+    for found in (there, absent):
+        assert found.status == INCONCLUSIVE
+        assert f"{min(1.0, least_p(pattern.kind, 16 if pattern.kind == 'levels' else 1)):.2g}" in found.reason
+    (loose,) = family({"few": RingKey(bytes([70]) * 32, Pattern("levels"))}, fpr=0.1).test(white(1, seed=5))
+    assert loose.status == NOT_DETECTED
+
+
+@pytest.mark.parametrize(("kind", "d"), [("levels", 1), ("levels", 6), ("levels", 40), ("rings", 1), ("rings", 6)])
+def test_the_least_p_is_that_of_a_perfect_fit(kind, d):
+    if kind == "levels" and d > 1:
+        found = max(sign_test(np.ones(d), np.ones(d)), angle_test(np.ones(1), d)[1][0])
+    else:
+        found = max(angle_test(np.ones(1), d)[1][0], TINY)
+    assert least_p(kind, d) == pytest.approx(found)
+
+
+def test_null_images_that_are_too_few_for_the_level_make_it_inconclusive():
+    made = nulls(np.concatenate([white(990, seed=9), white(10, seed=10) + np.fft.ifft2(0.8 * THEIRS.mark).real]))
+    noise = white(1, seed=11) + np.fft.ifft2(0.75 * THEIRS.mark).real
+    (found,) = family({"theirs": THEIRS}, fpr=0.0115, calibration=made).test(noise)
+    assert 0 < found.nulls.hits <= 10
+    assert found.p_value <= 0.0115 < found.nulls.bound
+    assert found.status == INCONCLUSIVE
+    assert "may be as large as" in found.reason
+
+
+def test_what_cannot_be_told_of_one_key_is_not_hidden_by_another_that_is_not_there():
+    keys = {"theirs": THEIRS, "ours": DENSE[0]}
+    mixed = [marked(DENSE[0], 20, seed=12, strength=s) for s in (0.1, 0.15, 0.2, 0.25)]
+    noise = np.concatenate(mixed) + np.fft.ifft2(2 * THEIRS.mark).real
+    of_ours = family({"ours": DENSE[0]}, fpr=1e-9).test(noise)
+    smaller = [2e-9 < 2 * found.p_value < 2 / 1001 for found in of_ours]  # than the least that 1,000 images can say
+    assert sum(smaller) > 3
+    for found in family(keys, fpr=1e-9, calibration=nulls(white(1000, seed=9))).test(noise[smaller]):
+        assert (found.status, found.key) == (INCONCLUSIVE, "theirs")
 
 
 def test_false_positives_are_counted_over_the_whole_search():

@@ -12,6 +12,7 @@ from watermark.foreign import (
     their_disc,
     tree_ring_key,
 )
+from watermark.verify import why_unfit
 
 SHAPE = (4, 64, 64)
 
@@ -111,8 +112,25 @@ def test_files_that_are_no_keys_are_refused(tmp_path):
         read_array_key(tmp_path / "pickled.npy", mask=tmp_path / "pickled.npy")
     with pytest.raises(ValueError, match="is not a key"):
         read_array_key(tmp_path / "bad.safetensors")
+    (tmp_path / "zip.npy").write_bytes(b"PK\x03\x04 and no more")
+    np.save(tmp_path / "text.npy", np.full((4, 8, 8), "x"))
+    np.save(tmp_path / "numbers.npy", np.ones((4, 8, 8)))
+    for values, mask in (("zip", "numbers"), ("numbers", "zip"), ("text", "numbers"), ("numbers", "text")):
+        with pytest.raises(ValueError, match="is not a key"):
+            read_array_key(tmp_path / f"{values}.npy", mask=tmp_path / f"{mask}.npy")
     with pytest.raises(OSError, match="none"):
         read_array_key(tmp_path / "none.npy", mask=tmp_path / "none.npy")
+
+
+def test_keys_that_no_noise_can_be_tested_for_are_named():
+    lonely = np.zeros((4, 32, 32), dtype=bool)
+    lonely[0, 3, 5] = True
+    nothing = ArrayKey(np.zeros((4, 32, 32), dtype=complex), lonely)
+    everything = tree_ring_key(0, (4, 32, 32), pattern="zeros", radius=15)
+    for key, reason in ((nothing, "real noise can hold nothing"), (everything, "no bins around")):
+        assert reason in why_unfit(key, (4, 32, 32))
+    assert "it is made for latents of" in why_unfit(everything, (4, 64, 64))
+    assert why_unfit(tree_ring_key(0, (4, 32, 32), pattern="zeros", radius=5), (4, 32, 32)) is None
 
 
 def test_videos_and_bad_arguments():

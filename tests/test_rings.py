@@ -91,6 +91,17 @@ def test_derivation_does_not_change_between_releases():
     np.testing.assert_allclose(key_vector(key, (4, 32, 32))[:4], expected, atol=1e-4)
 
 
+def test_noise_without_a_generator_is_white_and_never_the_same():
+    key = RingKey(bytes(32), Pattern("zeros"))
+    shape = (50, 4, 32, 32)
+    torch.manual_seed(7)
+    a = watermarked_noise(key, shape, strength=1e-9, dtype=torch.float64)
+    torch.manual_seed(7)
+    b = watermarked_noise(key, shape, strength=1e-9, dtype=torch.float64)
+    assert stats.kstest(a.flatten().numpy(), "norm").pvalue > 1e-3
+    assert abs(np.corrcoef(a.flatten(), b.flatten())[0, 1]) < 5 / a.numel() ** 0.5
+
+
 def test_same_generator_same_noise_and_other_shapes_other_rings():
     key = RingKey.generate(RINGS)
     a, b = (watermarked_noise(key, (1, 4, 32, 32), generator=torch.Generator().manual_seed(1)) for _ in range(2))

@@ -13,6 +13,7 @@ from watermark import Pattern, RingKey, Verifier, detect, watermarked_noise
 from watermark.batch import OF_NOISE, rounded
 from watermark.demo import jpeg, photographs
 from watermark.generate import file_name, generate
+from watermark.numbered import confirm
 from watermark.reading.fitting import as_tensor, fit
 from watermark.reading.images import from_image
 from watermark.transforms import Transform, transforms_of, undo
@@ -302,12 +303,15 @@ def test_a_calibration_that_was_stopped_goes_on(sapling, alice, folder, tmp_path
     both = [*left, *nulls.generated_nulls(sapling, ["a rose"], 2, **prompts)]
     whole = nulls.calibrate(plain, both, start=part)
     assert whole.counts == {"given": 3, "unmarked": 1, "another key": 1}
-    assert whole.sources[3:] == ("seed 9", "seed 10")
+    assert [source.partition(",")[0] for source in whole.sources[3:]] == ["seed 9", "seed 10"]
     np.testing.assert_array_equal(whole.noise[:2], part.noise)
     at_once = nulls.calibrate(plain, nulls.given_nulls(files))
     np.testing.assert_array_equal(whole.noise[:3], at_once.noise)
     more = nulls.generated_nulls(sapling, ["a rose"], 4, **prompts, known=whole.sources)
-    assert [null.source for null in more] == ["seed 11", "seed 12"]
+    assert [null.source.partition(",")[0] for null in more] == ["seed 11", "seed 12"]
+    others = nulls.generated_sources(["a rose", "a tiger"], 4, seed=9, steps=2)
+    assert [source in whole.sources for source in others] == [True, True, False, False]
+    assert not set(nulls.generated_sources(["a rose"], 2, seed=9, steps=3)) & set(whole.sources)
     with pytest.raises(ValueError, match="does not say which images"):
         nulls.calibrate(plain, left, start=replace(part, sources=()))
     unreadable = tmp_path / "secret.png"
@@ -332,8 +336,29 @@ def test_numbered_pictures_are_told_apart(sapling, alice):
     assert (wrong.status, wrong.number) == (WATERMARKED, None)
     assert wrong.number_p_value > 1e-3
     assert abs(wrong.correlation) < 0.1
-    with pytest.raises(ValueError, match="need a key"):
-        next(generate(sapling, ["a rose"], key=None, seed=1, numbered=True))
+    for wrong in ({"key": None, "seed": 1}, {"key": alice}):
+        with pytest.raises(ValueError, match="need a key"):
+            next(generate(sapling, ["a rose"], **wrong, numbered=True))
+
+
+def test_numbered_noises_are_made_once_a_batch(sapling, alice, marked, unmarked, monkeypatch):
+    from watermark import verify
+
+    batches = []
+    monkeypatch.setattr(verify, "confirm", lambda z, *rest: batches.append(len(z)) or confirm(z, *rest))
+    quick = Verifier(sapling, {"alice": alice}, steps=2, decoder="encoder", numbers=range(3))
+    verdicts = list(quick.verify([marked[0], unmarked[0], marked[1].transpose(Image.Transpose.ROTATE_90)]))
+    assert batches == [2]
+    assert [v.correlation is None for v in verdicts] == [False, True, False]
+
+
+def test_pictures_without_a_seed_cannot_be_made_again(sapling, alice):
+    first, second = (next(generate(sapling, ["a rose"], key=alice, steps=1)) for _ in range(2))
+    assert first.seed is second.seed is None
+    assert np.asarray(first.image).tobytes() != np.asarray(second.image).tobytes()
+    for seed in (-1, 2**32 - 1):
+        with pytest.raises(ValueError, match="seeds of all pictures"):
+            next(generate(sapling, ["a rose", "a tiger"], key=alice, seed=seed))
 
 
 def test_a_calibration_in_the_models_folder_is_used_if_it_fits(sapling, alice, unmarked, tmp_path, monkeypatch):

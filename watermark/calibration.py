@@ -59,7 +59,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Rate:
-    """How many null images one key takes for marked.
+    """How many null images are taken for marked.
 
     Attributes:
         hits: false positives.

@@ -7,12 +7,12 @@ before anything that a clash could break.
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 import traceback
 from collections.abc import Callable
 from importlib import metadata
 from io import TextIOWrapper
+from itertools import count as count_from
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def cli() -> None:
     treering inspect x.png --key alice          look at its spectrum
     treering calibrate --images photos/ -o c    count false positives
 
-    Exit codes: 0 every image carries a key, 1 some image does not, 2 trouble, 130 interrupted.
+    Exit codes: 0 every image carries a key, 1 some image does not, 2 trouble, 130 interrupted, 143 terminated.
     """
 
 
@@ -165,7 +165,12 @@ for command in (key, verify, inspect, calibrate, mark, edit):
     "-n", "--count", type=click.IntRange(1), default=1, show_default=True, help="Pictures for each prompt."
 )
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=Path(), show_default=True)
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of the first picture. [default: random]")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    help="Seed of the first picture, to make the same ones again. Who knows it, or tries all, learns the key from "
+    "one of them.  [default: noise that nobody can repeat]",
+)
 @click.option(
     "--number",
     type=click.IntRange(0),
@@ -193,24 +198,24 @@ def embed(
 ) -> None:
     """Generate watermarked pictures.
 
+    Files are named after the prompt and the seed or number, or counted from 1.
+
     \b
     treering embed "a red apple on a blue background" --key alice
     treering embed "a tiger" "a strawberry" --key alice -n 4 -o out/ --seed 7
     treering embed "a tiger" --key alice -n 10 --number 100
     treering embed "a photo of a fox" --key alice --model stable-diffusion-v1-5/stable-diffusion-v1-5 --guidance 7.5
     """
-    from watermark.generate import file_name, generate, save
+    from watermark.generate import generate, save
 
     every = [prompt for prompt in prompts for _ in range(count)]
     if number is not None and seed is not None:
         raise click.UsageError("give --seed or --number, not both")
-    first = number if number is not None else secrets.randbelow(2**31) if seed is None else seed
+    first = seed if number is None else number
     with understood():
         ring_key = marking_key(key_store(store), key_name, model["model"])
         output.mkdir(parents=True, exist_ok=True)
-        for i, prompt in enumerate(every):
-            if (file := output / file_name(prompt, first + i)).exists():
-                raise Trouble(f"{file} exists; choose another --seed, --number or --output")
+        files = new_files(every, output, first)
     loaded = load_model(**model)
     with understood(), progress_bar() as track:
         made = generate(
@@ -224,5 +229,17 @@ def embed(
             batch_size=batch_size,
             progress=lambda done, total: track(f"generating {len(every)} pictures", done, total),
         )
-        saved = [save(picture, output) for picture in made]
-    write_records(saved, ["path", "prompt", "seed"], form)
+        saved = [save(picture, file) for picture, file in zip(made, files, strict=True)]
+    write_records(saved, ["path", "prompt", *(["seed"] if first is not None else [])], form)
+
+
+def new_files(prompts: list[str], folder: Path, first: int | None) -> list[Path]:
+    """Where pictures are written: with numbers from the first one on, or from the first at which none exists."""
+    from watermark.generate import file_name
+
+    for start in count_from(1) if first is None else (first,):
+        files = [folder / file_name(prompt, start + i) for i, prompt in enumerate(prompts)]
+        there = [file for file in files if file.exists()]
+        if not there:
+            return files
+    raise Trouble(f"{there[0]} exists; choose another --seed, --number or --output")

@@ -117,6 +117,15 @@ def angle_test(r: Array, dimensions: int) -> tuple[Array, Array]:
     return t, stats.t.sf(t, dof)
 
 
+def least_p(kind: str, dimensions: int) -> float:
+    """The least p that a key of so many coordinates can have, however well it fits."""
+    if dimensions == 1:
+        return 0.5
+    if kind != "levels":
+        return TINY
+    return 2.0**-dimensions if dimensions <= MOST_SIGNS else float(np.exp(-dimensions / 2))
+
+
 def sign_test(w: Array, signs: Array) -> float:
     """The share of all sign patterns s with ⟨s, w⟩ ≥ ⟨signs, w⟩, the pattern itself included.
 
@@ -142,7 +151,7 @@ def all_sums(w: Array) -> Array:
 
 
 def missing_energy(noise: Tensor | NDArray[np.floating], pattern: Pattern) -> Detection:
-    """Whether the marked bins have less energy than those of the next radii in the same channels."""
+    """Whether the marked bins have less energy than those farther out in the same channels."""
     z = as_noise(noise)
     rings = rings_for(z.shape, pattern)
     return energy_test(
@@ -164,8 +173,10 @@ def energy_test(z: Array, inside: NDArray[np.bool_]) -> Detection:
     power: Array = (np.abs(np.fft.fft2(z)) ** 2 / (height * width)).sum(2)
     dof, dof_around = (z.shape[2] * int(mask.sum()) for mask in (inside, around))
     within, outside = power[:, inside].sum(1), power[:, around].sum(1)
-    if not dof_around or not (outside > 0).all():
-        raise ValueError("noise is zero around the marked bins, or there are none: nothing to test")
+    if not dof_around:
+        raise ValueError("there are no bins around the marked ones to compare their energy with")
+    if not (outside > 0).all():
+        raise ValueError("noise is zero around the marked bins: nothing to test")
     ratio = (within / dof) / (outside / dof_around)
     p = stats.f.cdf(ratio, dof, dof_around)
     return Detection(ratio, np.maximum(p, TINY), 1 - ratio, dof)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from watermark.calibration import Calibration, Rate, false_positives
-from watermark.detection import Detection, detect
+from watermark.detection import Detection, detect, least_p
 from watermark.features import Array
 from watermark.foreign import ArrayKey, detect_array
 from watermark.keys import Pattern, RingKey
@@ -18,6 +18,8 @@ from watermark.search import holm, key_matrix, search_vectors
 from watermark.transforms import IDENTITY, Transform, views
 from watermark.verdict import INCONCLUSIVE, KEY_BASED, MODEL_BASED, NOT_DETECTED, NULL_BASED, WATERMARKED
 
+ORDER = (WATERMARKED, INCONCLUSIVE, NOT_DETECTED)
+"""Which of several keys' findings is told: a mark first, then what cannot be told."""
 CHUNK = 64
 """Null images whose views are held at a time."""
 
@@ -54,7 +56,7 @@ class Family:
 
     Args:
         keys: by name.
-        transforms: at least one, the identity among them.
+        transforms: at least one.
         shape: (C, h, w) of the noise.
         fpr: the level.
         calibration: null images, or None.
@@ -119,7 +121,7 @@ class Family:
             for names, fit in zip(self._secret.values(), secret, strict=True)
         ]
         judged += [self._judge(n, float(fit.p_values[0]), fit) for n, fit in zip(self._others, others, strict=True)]
-        best = min(judged, key=lambda found: (found.status != WATERMARKED, found.p_value))
+        best = min(judged, key=lambda found: (ORDER.index(found.status), found.p_value))
         if best.status != WATERMARKED:
             return best
         p = {
@@ -139,7 +141,7 @@ class Family:
             evidence = MODEL_BASED if nulls is None else NULL_BASED
             p = p if nulls is None else (1 + nulls.hits) / (nulls.images + 1)
         corrected = min(1.0, p * len(self.keys))
-        status, reason = self._status(corrected, evidence, nulls, at_level)
+        status, reason = self._status(name, corrected, evidence, nulls, at_level)
         tried = len(self._others[name][1] if name in self._others else self.transforms)
         return Finding(status, name, corrected, fit.rho, evidence, fit.transform, tried, (), nulls, reason)
 
@@ -151,17 +153,31 @@ class Family:
         """Whether more null images are found than the level allows, at 95 % confidence."""
         return at_level is not None and at_level.least > self.fpr
 
-    def _status(self, p: float, evidence: str, nulls: Rate | None, at_level: Rate | None) -> tuple[str, str]:
+    def _status(
+        self, name: str, p: float, evidence: str, nulls: Rate | None, at_level: Rate | None
+    ) -> tuple[str, str]:
         """The status, and the reason if it is inconclusive."""
         if evidence == NULL_BASED and nulls is not None:
-            if p <= self.fpr and nulls.bound * len(self.keys) <= self.fpr:
+            supported = min(1.0, nulls.bound * len(self.keys))
+            if p <= self.fpr and supported <= self.fpr:
                 return WATERMARKED, ""
             if not nulls.hits:
                 return INCONCLUSIVE, (
                     f"fits better than all {nulls.images} null images, which for this kind of key support no level "
-                    f"below {min(1.0, nulls.bound * len(self.keys)):.2g}"
+                    f"below {supported:.2g}"
+                )
+            if p <= self.fpr:
+                return INCONCLUSIVE, (
+                    f"p is small, but with {nulls.hits} of only {nulls.images} null images that fit as well, the "
+                    f"rate may be as large as {supported:.2g}"
                 )
             return NOT_DETECTED, ""
+        least = self._least(name)
+        if least > self.fpr:
+            return INCONCLUSIVE, (
+                f"a key with so few rings cannot be found at this level: the least p it can have, corrected for "
+                f"all that was looked at, is {least:.2g}"
+            )
         if p > self.fpr:
             return NOT_DETECTED, ""
         if evidence == MODEL_BASED:
@@ -174,6 +190,13 @@ class Family:
                 "them carry a key, or a key suits such images by chance"
             )
         return WATERMARKED, ""
+
+    def _least(self, name: str) -> float:
+        """The least p, corrected for keys and transformations, that a key of ours can have; 0 for others."""
+        if name in self._others:
+            return 0.0
+        pattern, directions = next((q, self._directions[q]) for q, names in self._secret.items() if name in names)
+        return min(1.0, least_p(pattern.kind, directions.shape[1]) * len(self.transforms) * len(self.keys))
 
     @cached_property
     def _secret(self) -> dict[Pattern, list[str]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -188,8 +189,10 @@ def read_array_key(file: str | Path, *, mask: str | Path | None = None) -> Array
             values, marked = (np.load(f, allow_pickle=False) for f in (file, Path(mask)))
             if not (isinstance(values, np.ndarray) and isinstance(marked, np.ndarray)):
                 raise ValueError("several arrays in a file: save each as .npy")
-    except (SafetensorError, ValueError, EOFError) as error:
+    except (SafetensorError, ValueError, EOFError, BadZipFile) as error:
         raise ValueError(f"{file} is not a key: {error}") from None
+    if not (np.issubdtype(values.dtype, np.number) and marked.dtype.kind in "biuf"):
+        raise ValueError(f"{file} is not a key: values and mask must be numbers")
     if values.ndim == 5 or (values.ndim == 4 and not np.iscomplexobj(values) and values.shape[-1] == 2):
         values = values[..., 0] + 1j * values[..., 1]
     values, marked = (a[0] if a.ndim == 4 and len(a) == 1 else a for a in (values, marked))
@@ -205,7 +208,7 @@ def detect_array(noise: Tensor | NDArray[np.floating], key: ArrayKey) -> Detecti
     """Test recovered noise (B, C, H, W) or (B, C, F, H, W) for a key that was not made here.
 
     The statistic is that of :func:`watermark.detection.detect` on one bin of every conjugate pair; for a key whose
-    real part vanishes, zeros, the F test for missing energy.
+    Hermitian part vanishes, zeros, the F test for missing energy.
 
     Raises:
         ValueError: if the shape does not fit the key, or noise is not finite or zero where the mark is.
@@ -217,6 +220,8 @@ def detect_array(noise: Tensor | NDArray[np.floating], key: ArrayKey) -> Detecti
     scale = np.sqrt(mark.shape[-2] * mark.shape[-1])
     if np.abs(mark).max() < 1e-6 * scale:
         whole = key.mask & conjugate_bins(key.mask.astype(np.complex128)).real.astype(bool)
+        if not whole.any():
+            raise ValueError("real noise can hold nothing of the key: no marked bin has its conjugate marked, too")
         return energy_test(z, whole)
     flat = np.arange(mark[0].size).reshape(mark.shape[1:])
     twin = np.roll(flat[::-1, ::-1], 1, axis=(0, 1))

@@ -25,8 +25,8 @@ def names_in(arguments: Iterable[str], *, recursive: bool = False, patterns: boo
     """Names of files, for arguments that name files or folders, or are patterns.
 
     In a folder, files come before those of its folders, both sorted; names of one folder are held at a time. Links
-    in it are not followed, and pipes, sockets and devices are left out. Of a pattern nobody expanded, like a shell,
-    ``*``, ``?`` and ``[…]`` are; what it does not match stays as it is, and so does a file of that very name.
+    in it are not followed, and pipes, sockets and devices are left out. ``*``, ``?`` and ``[…]`` are expanded, in
+    case no shell did; a pattern that matches nothing, or is a file's name, stays as it is.
 
     Args:
         arguments: see above.

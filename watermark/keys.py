@@ -17,7 +17,7 @@ class Pattern:
     """What a key writes into the Fourier transform of the noise, and where.
 
     - ``dense`` (default): a value of its own for every pair of conjugate bins. Holds far more evidence than rings
-      do. A picture that was turned has to be turned back, for which :mod:`watermark.search` is.
+      do. To find it in a turned picture, :mod:`watermark.search` has to turn the noise back.
     - ``rings``: one real value for each ring and channel, Gaussian. Wen et al. 2023,
       https://arxiv.org/abs/2305.20030, but Hermitian. The same from every angle about the corner of the latent, not
       about the centre of the picture: turned pictures have to be turned back here, too, and lose more.

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
+
+import numpy as np
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+from scipy.special import ndtri
 from torch import Tensor
 
 from watermark.features import key_spectrum
@@ -32,7 +38,9 @@ def watermarked_noise(
         strength: a in (0, 1], the correlation of marked bins and key. At 1 the noise in the rings is replaced, as
             in the original tree-ring watermark; rings without any noise of their own add up in the corners of the
             picture, where they can be seen. Detection does not need to know it.
-        generator: source of the noise, on the CPU, so that a seed gives the same noise on every device.
+        generator: source of the noise, on the CPU, so that a seed gives the same noise on every device. Whoever
+            knows the seed, or tries all 2³² that PyTorch's generator on the CPU has, can take the noise away and is
+            left with the key alone. None, which is safe from that, draws noise that nobody can repeat.
         dtype: of the result; a diffusers pipeline wants that of its networks.
         device: of the result.
 
@@ -43,7 +51,21 @@ def watermarked_noise(
         ValueError: if the shape does not suit, see :func:`watermark.rings.rings_for`, or the strength is out of
             range.
     """
-    return marked(key, torch.randn(shape, generator=generator, dtype=torch.float64), strength).to(device, dtype)
+    return marked(key, white_noise(shape, generator), strength).to(device, dtype)
+
+
+def white_noise(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+    """Float64 noise of a generator, or without one from 256 bits of the operating system."""
+    if generator is None:
+        return secret_noise(secrets.token_bytes(32), shape)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def secret_noise(secret: bytes, shape: tuple[int, ...]) -> Tensor:
+    """Float64 noise from the key stream of a cipher, ChaCha20, with 32 secret bytes for its key."""
+    stream = Cipher(ChaCha20(secret, bytes(16)), mode=None).encryptor()
+    bits = np.frombuffer(stream.update(bytes(8 * int(np.prod(shape)))), dtype="<u8")
+    return torch.from_numpy(ndtri((bits.astype(np.float64) + 0.5) / 2.0**64).clip(-40, 40).reshape(shape))
 
 
 def marked(key: RingKey, plain: Tensor, strength: float) -> Tensor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -29,7 +31,7 @@ class Null:
     Attributes:
         family: what kind of image it is.
         image: a picture, or the path of one.
-        source: what tells it from others: its seed, or the SHA-256 of its file; empty if nothing does.
+        source: what tells it from others: its seed and settings, or its file's SHA-256; empty if nothing does.
     """
 
     family: str
@@ -56,10 +58,10 @@ def generated_nulls(
         seed: of the first one.
         guidance: classifier-free guidance scale.
         steps: of the sampler.
-        known: sources, see :func:`seed_source`, of pictures that are left out.
+        known: sources, see :func:`generated_sources`, of pictures that are left out.
     """
-    for i in range(count):
-        source = seed_source(seed + i)
+    sources = generated_sources(prompts, count, seed=seed, guidance=guidance, steps=steps)
+    for i, source in enumerate(sources):
         if source in known:
             continue
         other = RingKey.generate(Pattern(("dense", "rings")[i // 2 % 2]))
@@ -68,9 +70,15 @@ def generated_nulls(
         yield Null(OTHER_KEY if i % 2 else UNMARKED, made.image, source)
 
 
-def seed_source(seed: int) -> str:
-    """The source of a generated picture."""
-    return f"seed {seed}"
+def generated_sources(
+    prompts: Sequence[str], count: int, *, seed: int, guidance: float = 3.0, steps: int = 50
+) -> list[str]:
+    """What tells the pictures of :func:`generated_nulls` from others: the seed, and a digest of the rest."""
+
+    def digest(prompt: str) -> str:
+        return hashlib.sha256(json.dumps([prompt, guidance, steps]).encode()).hexdigest()[:8]
+
+    return [f"seed {seed + i}, {digest(prompts[i // 2 % len(prompts)])}" for i in range(count)]
 
 
 def given_nulls(files: Iterable[Path], known: Collection[str] = ()) -> list[Null]:
@@ -84,11 +92,19 @@ def given_nulls(files: Iterable[Path], known: Collection[str] = ()) -> list[Null
     for file in files:
         try:
             with file.open("rb") as content:
-                source = hashlib.file_digest(content, "sha256").hexdigest()
+                source = sha256(content).hexdigest()
         except OSError:  # the verifier will say so, too
             source = ""
         found.setdefault(source or str(file), Null(GIVEN, file, source))
     return [null for null in found.values() if null.source not in known]
+
+
+def sha256(file: BinaryIO) -> hashlib._Hash:
+    """The digest of an open file, of which a part is held at a time."""
+    digest = hashlib.sha256()
+    while part := file.read(2**20):
+        digest.update(part)
+    return digest
 
 
 def calibrate(
@@ -125,11 +141,11 @@ def calibrate(
             raise CalibrationError("the calibration does not say which images it was made of, so none can be added")
         sources += start.sources
         noise.append(start.noise)
-    read: list[Null] = []
+    read: list[tuple[str, str]] = []
 
     def images() -> Iterator[str | Path | Image.Image]:
         for null in nulls:
-            read.append(null)
+            read.append((null.family, null.source))
             yield null.image
 
     def made() -> Calibration:
@@ -141,8 +157,9 @@ def calibrate(
             with np.errstate(over="ignore"):
                 kept = z[None].numpy().astype(np.float16)
             if np.isfinite(kept).all():
-                families.append(read[done - 1].family)
-                sources.append(read[done - 1].source)
+                family, source = read[done - 1]
+                families.append(family)
+                sources.append(source)
                 noise.append(kept)
         if progress is not None:
             progress(done)

@@ -14,16 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from numpy.typing import NDArray
-from scipy.special import ndtri
 from torch import Tensor
 
 from watermark.detection import TINY, angle_test
 from watermark.features import Array, as_noise
 from watermark.keys import RingKey
-from watermark.noise import marked
+from watermark.noise import marked, secret_noise
 from watermark.rings import rings_for
 
 
@@ -71,10 +68,7 @@ def numbered_noise(
     """
     if number < 0:
         raise ValueError(f"number must be at least 0, got {number}")
-    count = int(np.prod(shape))
-    stream = Cipher(ChaCha20(key.derive(f"picture/{number}", 32), bytes(16)), mode=None).encryptor()
-    bits = np.frombuffer(stream.update(bytes(8 * count)), dtype="<u8")
-    plain = torch.from_numpy(ndtri((bits.astype(np.float64) + 0.5) / 2.0**64).clip(-40, 40).reshape(shape))
+    plain = secret_noise(key.derive(f"picture/{number}", 32), shape)
     return marked(key, plain, strength).to(device, dtype)
 
 

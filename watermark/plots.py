@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,11 @@ def seen_through(noise: Tensor, key: RingKey) -> NDArray[np.float64]:
 
 def show_spectrum(axes: Axes, values: NDArray[np.float64], rings: Rings) -> None:
     """Draw the middle of a centred spectrum, out to a little more than the outermost ring."""
-    height, width = values.shape
-    reach = rings.radii[-1] + 2
-    middle = values[height // 2 - reach : height // 2 + reach + 1, width // 2 - reach : width // 2 + reach + 1]
-    axes.imshow(middle, cmap="RdBu_r", vmin=-3.5, vmax=3.5, interpolation="nearest")
+    reach = [math.ceil(rings.radii[-1] * side / min(values.shape)) + 2 for side in values.shape]
+    rows, columns = (
+        slice(max(0, side // 2 - r), side // 2 + r + 1) for side, r in zip(values.shape, reach, strict=True)
+    )
+    axes.imshow(values[rows, columns], cmap="RdBu_r", vmin=-3.5, vmax=3.5, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
 

@@ -23,7 +23,7 @@ from watermark.rings import rings_for
 from watermark.transforms import IDENTITY, Transform, views
 
 MOST_NUMBERS = 2**26
-"""That are held for the views of a few samples, half a GiB."""
+"""At most so many numbers, half a GiB, are held at a time for the views of samples."""
 
 
 @dataclass(frozen=True)

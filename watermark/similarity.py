@@ -29,7 +29,7 @@ def psnr(a: Pixels, b: Pixels) -> float:
 
 
 def ssim(a: Pixels, b: Pixels) -> float:
-    """The mean structural similarity of two pictures (H, W, 3) uint8, at most 1, which is: the same.
+    """The mean structural similarity of two pictures (H, W, 3) uint8, at most 1, for equal pictures.
 
     Wang et al. 2004 (https://doi.org/10.1109/TIP.2003.819861), eq. 13: Gaussian windows of standard deviation 1.5,
     cut off at 11 × 11, K = (0.01, 0.03); the mean over colours and over all windows that lie within the picture.

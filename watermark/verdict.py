@@ -39,8 +39,8 @@ class Verdict:
         null_hits: how many null images of the calibration fit any of the keys as well, all transformations undone
             in them, too; for keys of ``zeros`` and of other code, that key. None without a calibration.
         null_images: how many there are.
-        fpr_bound: so the rate at which images like these are found, at this fit, is at most this, at 95 %
-            confidence. Larger than p_value unless there are very many.
+        fpr_bound: 95 % upper bound on the rate at which unmarked images like the null images fit as well. Larger
+            than p_value unless there are very many null images.
         number: which picture of the key it is, if numbers were given, the key was found and one of them fits at the
             level.
         correlation: of the noise outside the marked bins with that of the number that fits best: near 1 if nothing

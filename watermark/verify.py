@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -24,9 +25,9 @@ from inversion.model import sapling_folder
 from watermark.calibration import Calibration, CalibrationError, Settings
 from watermark.detection import detect
 from watermark.family import Family, Finding
-from watermark.foreign import ArrayKey
+from watermark.foreign import ArrayKey, detect_array
 from watermark.keys import Pattern, RingKey
-from watermark.numbered import confirm
+from watermark.numbered import Confirmation, confirm
 from watermark.reading.decoding import Decoded, decoded
 from watermark.reading.fitting import as_tensor
 from watermark.transforms import UNCHANGED, Transform, plain_transforms, undo
@@ -85,7 +86,7 @@ class Verifier:
         if len(self.model.latent_shape) != 3:
             raise ValueError(f"{self.model.name!r} is a model of videos, and only pictures can be verified")
         if not self.keys:
-            raise ValueError("keys must name at least one key")
+            raise ValueError("keys must name at least one key that fits the model")
         if not 0 < self.fpr < 1:
             raise ValueError(f"fpr must be between 0 and 1, got {self.fpr}")
         if self.batch_size < 1:
@@ -154,11 +155,15 @@ class Verifier:
 
         A sample whose latents overflow, as they may in fp16, comes back as NaN and leaves the others alone.
         """
+        return self.recover(x)[1]
+
+    def recover(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The latents that :meth:`recover_noise` recovers the noise from, as they came, and the noise."""
         x = x.to(self.model.device)
         z_0 = invert_decoder(self.model.autoencoder, x, method=self.decoder, chunk_size=self.batch_size).value
         finite = torch.isfinite(z_0).flatten(1).all(1)[:, None, None, None]
         z_T = invert_diffusion(self.model, torch.where(finite, z_0, 0.0), steps=self.steps).value
-        return torch.where(finite, z_T, torch.nan)
+        return z_0, torch.where(finite, z_T, torch.nan)
 
     def _examined(self, batch: list[Decoded]) -> list[Examined]:
         """What can be said about images that were read, at most one batch of them to be tested."""
@@ -170,12 +175,25 @@ class Verifier:
             return []
         z_T = self.recover_noise(as_tensor([item.pixels for item in opened if item.pixels is not None])).cpu()
         sound = torch.isfinite(z_T).flatten(1).all(1)
-        found = iter(self._family.test(z_T[sound].numpy()))
+        findings = self._family.test(z_T[sound].numpy())
+        found = iter(zip(findings, self._which_pictures(findings, z_T[sound].numpy()), strict=True))
         out = []
         for item, z, is_sound in zip(opened, z_T, sound, strict=True):
-            finding = next(found) if is_sound else None
+            finding, which = next(found) if is_sound else (None, None)
             transform = UNCHANGED if finding is None else finding.transform
-            out.append(Examined(self._verdict(item, finding, z), z, transform))
+            out.append(Examined(self._verdict(item, finding, which), z, transform))
+        return out
+
+    def _which_pictures(self, findings: list[Finding], z: NDArray[np.float32]) -> list[Confirmation | None]:
+        """Which numbered pictures of the found keys these samples (n, C, h, w) are; None where nothing is asked."""
+        out: list[Confirmation | None] = [None] * len(findings)
+        for name in {f.key for f in findings if self.numbers and f.status == WATERMARKED}:
+            key = self.keys[name]
+            rows = [i for i, f in enumerate(findings) if f.key == name and f.status == WATERMARKED]
+            if isinstance(key, RingKey):
+                views = [undo(z[i : i + 1].astype(np.float64), findings[i].transform) for i in rows]
+                for i, confirmation in zip(rows, confirm(np.concatenate(views), key, self.numbers), strict=True):
+                    out[i] = confirmation
         return out
 
     @cached_property
@@ -183,13 +201,10 @@ class Verifier:
         transforms = plain_transforms(self.model.latent_shape) if self.transforms is None else self.transforms
         return Family(self.keys, transforms, self.model.latent_shape, self.fpr, self.calibration)
 
-    def _verdict(self, item: Decoded, found: Finding | None, z: Tensor) -> Verdict:
+    def _verdict(self, item: Decoded, found: Finding | None, which: Confirmation | None) -> Verdict:
         if found is None:
             return untested(replace(item, status=INCONCLUSIVE, reason=NOT_FINITE))
-        which = None
         key = self.keys[found.key]
-        if self.numbers and found.status == WATERMARKED and isinstance(key, RingKey):
-            (which,) = confirm(undo(z[None].numpy().astype(np.float64), found.transform), key, self.numbers)
         return Verdict(
             name=item.name,
             status=found.status,
@@ -222,20 +237,31 @@ def untested(item: Decoded) -> Verdict:
 
 
 def why_unfit(key: RingKey | ArrayKey, shape: tuple[int, ...]) -> str | None:
-    """Why a key cannot be looked for in noise (C, h, w); None if it can."""
-    if isinstance(key, ArrayKey):
-        return None if key.values.shape == shape else f"it is made for latents of {key.values.shape}, not {shape}"
-    return why_unfit_pattern(key.pattern, shape)
+    """Why a key cannot be looked for in noise (C, h, w), found by trying it; None if it can."""
+    if isinstance(key, RingKey):
+        return why_unfit_pattern(key.pattern, shape)
+    if key.values.shape != shape:
+        return f"it is made for latents of {key.values.shape}, not {shape}"
+    try:
+        detect_array(example(shape), key)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 @lru_cache(maxsize=64)
 def why_unfit_pattern(pattern: Pattern, shape: tuple[int, ...]) -> str | None:
-    """Why keys of a pattern cannot be looked for in noise (C, h, w), found by trying one; None if they can."""
+    """The same for all keys of a pattern, of which one is tried."""
     try:
-        detect(np.random.default_rng(0).standard_normal((1, *shape)), RingKey(bytes(32), pattern))
+        detect(example(shape), RingKey(bytes(32), pattern))
     except ValueError as error:
         return str(error)
     return None
+
+
+def example(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """White noise (1, C, h, w), always the same."""
+    return np.random.default_rng(0).standard_normal((1, *shape))
 
 
 def calibration_file(model: LatentDiffusionModel) -> Path:

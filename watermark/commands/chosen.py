@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
 
 def chosen_keys(
-    store: Path, names: tuple[str, ...], all_keys: bool, *, optional: bool = False
+    store: Path, names: tuple[str, ...], all_keys: bool, model: str, *, optional: bool = False
 ) -> dict[str, RingKey]:
-    """The keys that were asked for, by name; each of them once. If they are optional there may be none."""
+    """The keys that were asked for, by name; each of them once. If they are optional there may be none.
+
+    A key that is meant for another model is refused; of all keys it is left out.
+    """
     if optional and not names and not all_keys:
         return {}
     if all_keys == bool(names):
@@ -28,6 +31,14 @@ def chosen_keys(
         wanted = [entry.name for entry in keys.list()] if all_keys else list(dict.fromkeys(names))
         if not wanted:
             raise Trouble(f"no keys in {store}; make one: treering key create NAME")
+        meant = {name: keys.entry(name).model for name in wanted}
+        for name, own in meant.items():
+            if own and own != model:
+                problem = f"the key {name!r} is meant for the model {own!r}, not {model!r}"
+                if not all_keys:
+                    raise Trouble(f"{problem}: give --model {own}")
+                click.echo(f"treering: warning: {problem}, and left out", err=True)
+        wanted = [name for name, own in meant.items() if not own or own == model]
         warn_of_revoked(keys, wanted)
         return {name: keys.get(name) for name in wanted}
 

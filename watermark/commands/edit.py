@@ -33,7 +33,7 @@ HALF = 127
 class Row:
     """What was edited: the share of the latents, and the PSNR in dB of the pixels that were to stay, as written.
 
-    None where none of them changed, or there are none.
+    The PSNR is None if no such pixel changed, or there are none.
     """
 
     path: str
@@ -131,7 +131,7 @@ def edit(
             progress=lambda done, total: track("editing", done, total),
         )
         if not edited.mask.any():
-            raise Trouble("the prompts disagree nowhere about this picture: give a --mask, or another --source")
+            raise Trouble("both prompts lead to the same picture everywhere: give a --mask, or another --source")
         (made,) = to_images(edited.x)
         write_png(made, file)
         if save_mask is not None:

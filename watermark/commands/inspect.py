@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +14,7 @@ from watermark.commands.options import (
     CARRIED,
     NOT_CARRIED,
     TROUBLE,
+    Trouble,
     fpr_option,
     inversion_options,
     load_model,
@@ -20,6 +22,10 @@ from watermark.commands.options import (
     store_option,
     understood,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @click.command()
@@ -49,12 +55,14 @@ def inspect(
     treering inspect suspect.png --key alice -o rings.pdf
     """
     from watermark import plots
-    from watermark.reading.images import read_picture
     from watermark.reports import tables
     from watermark.verdict import UNREADABLE, WATERMARKED
     from watermark.verify import Verifier
 
-    keys = chosen_keys(store, (key_name,), False)
+    file = output or image.with_name(f"{image.stem}-rings.png")
+    if os.path.realpath(file) == os.path.realpath(image):
+        raise Trouble("the figure would take the place of the image; choose another --output")
+    keys = chosen_keys(store, (key_name,), False, model["model"])
     with understood():
         verifier = calibrated(Verifier(load_model(**model), keys, fpr=fpr, steps=steps, decoder=decoder, workers=1))
         (examined,) = verifier.examine([image])
@@ -62,7 +70,19 @@ def inspect(
         tables.print_table(tables.verdict_table([verdict]), sys.stdout)
         if examined.noise is None:
             return TROUBLE if verdict.status == UNREADABLE else NOT_CARRIED
-        file = output or image.with_name(f"{image.stem}-rings.png")
-        plots.save(plots.inspection_figure(read_picture(image).pixels, examined, keys[key_name]), file)
+        plots.save(plots.inspection_figure(same_picture(image, verdict.sha256), examined, keys[key_name]), file)
     click.echo(f"figure: {file} (mode 0600; keep it as secret as the key)")
     return CARRIED if verdict.status == WATERMARKED else NOT_CARRIED
+
+
+def same_picture(image: Path, sha256: str) -> NDArray[np.uint8]:
+    """The pixels of an image, of which the file's digest is known; Trouble if it has changed since."""
+    from watermark.reading.images import ImageError, read_picture
+
+    try:
+        picture = read_picture(image)
+    except ImageError as error:
+        raise Trouble(f"{image} cannot be read any more: {error}") from error
+    if picture.sha256 != sha256:
+        raise Trouble(f"{image} was changed while it was tested")
+    return picture.pixels

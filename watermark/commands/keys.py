@@ -57,7 +57,11 @@ key.add_command(foreign)
 @click.option("--channels", type=NumberList(), help="Latent channels to mark, e.g. 0,3. [default: by the model]")
 @click.option("--inner", type=click.IntRange(1), default=3, show_default=True, help="Smallest marked radius.")
 @click.option("--outer", type=click.IntRange(1), help="Largest marked radius. [default: by the model]")
-@click.option("--model", default="", help="A note of the model that it is meant for.")
+@click.option(
+    "--model",
+    default="",
+    help="The only model that the key may mark, and be looked for with, as given to --model there.",
+)
 @click.option("--label", default="", help="A note to find the key by.")
 @store_option
 def create(
@@ -73,13 +77,15 @@ def create(
     """Make a new key from 256 random bits.
 
     dense, a value of its own for every frequency, holds far more evidence than rings, one value for each ring, or
-    levels, rings of +1 and -1; zeros says "marked", not by whom. Radii are in cycles across the shorter side of a
+    levels, rings of +1 and -1: m of these support no level below 2^-m, corrected for all that is looked at, which
+    is far above the default one. zeros says "marked", not by whom. Radii are in cycles across the shorter side of a
     latent.
 
     \b
     treering key create alice
     treering key create alice --label "team A, from May"
-    treering key create bob --kind dense --channels 0,3 --inner 3 --outer 12 --model stable-diffusion-v1-5
+    treering key create bob --kind rings --channels 0,3 --inner 3 --outer 12
+    treering key create carol --model stable-diffusion-v1-5/stable-diffusion-v1-5
     """
     from watermark.keys import Pattern
 
@@ -240,7 +246,7 @@ def import_key(file: Path, name: str | None, store: Path) -> None:
 @click.argument("name")
 @store_option
 def revoke(name: str, store: Path) -> None:
-    """Mark nothing new with a key. It stays, so that pictures marked with it can still be verified.
+    """Stop a key from being used for new marks. It stays, so that pictures marked with it can still be verified.
 
     \b
     treering key revoke alice
@@ -280,8 +286,8 @@ def delete(name: str, yes: bool, store: Path) -> None:
 def encrypt(store: Path) -> None:
     """Encrypt the secrets of the store with a passphrase, or change the passphrase.
 
-    A store that is not encrypted takes the passphrase that would open it: from --passphrase-file,
-    TREERING_PASSPHRASE or the terminal. To change it, the new one comes from TREERING_NEW_PASSPHRASE or the
+    The passphrase is read as when opening a store: from --passphrase-file, TREERING_PASSPHRASE or the terminal. To
+    change it, the new one comes from TREERING_NEW_PASSPHRASE or the
     terminal. Without the passphrase the keys are lost.
 
     \b

@@ -27,7 +27,7 @@ fpr_option = click.option(
     default=FPR,
     show_default=True,
     help="Call an image watermarked if its p-value, corrected for all that was looked at, is at most this, and "
-    "no count of null images speaks against it.",
+    "not more null images pass than this level allows.",
 )
 
 
@@ -79,8 +79,12 @@ def understood() -> Iterator[None]:
         yield
     except (KeyStoreError, OSError, ValueError) as error:
         raise Trouble(str(error)) from error
-    except MemoryError as error:
-        raise Trouble("memory ran out; try a smaller --batch-size, or smaller pictures") from error
+    except (MemoryError, RuntimeError) as error:
+        from inversion.chunks import out_of_memory
+
+        if not out_of_memory(error):
+            raise
+        raise Trouble("memory ran out; try smaller batches (--batch-size) where there is the option") from error
 
 
 @contextmanager

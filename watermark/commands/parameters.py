@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import click
 
+MOST_DIGITS = 18
+"""Of a picture's number; longer ones would not fit into 64 bits."""
+
 
 class Crop(click.ParamType):
     """A share, or two with an x between them."""
@@ -36,6 +39,8 @@ class Numbers(click.ParamType):
             return value
         first, dash, last = value.partition("-")
         last = last if dash else first
-        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-            self.fail(f"{value!r} is not a number or a range of numbers, like 17 or 0-999", param, ctx)
-        return range(int(first), int(last) + 1)
+        ends = [int(n) for n in (first, last) if n.isdecimal() and len(n) <= MOST_DIGITS]
+        if len(ends) < 2 or ends[0] > ends[1]:
+            shown = value if len(value) < 100 else f"{value[:97]}..."
+            self.fail(f"{shown!r} is not a number or a range of numbers, like 17 or 0-999", param, ctx)
+        return range(ends[0], ends[1] + 1)

@@ -1,4 +1,4 @@
-"""How far a command is that tests many images, and how it ends when it is told to."""
+"""The progress of a command that tests many images, and its clean end on SIGTERM."""
 
 from __future__ import annotations
 

@@ -59,7 +59,8 @@ MOST_TRANSFORMS = 100_000
 @click.option(
     "--workers",
     type=click.IntRange(0),
-    help="Processes that read files; 0: none, nor bounds on time and memory.  [default: one a core, at most 4]",
+    help="Processes that read files; with 0, files are read without bounds on time and memory.  "
+    "[default: one a core, at most 4]",
 )
 @click.option("--key", "key_names", multiple=True, help="Key to look for; may be repeated.")
 @click.option("--all-keys", is_flag=True, help="Look for every key of the store.")
@@ -85,7 +86,7 @@ MOST_TRANSFORMS = 100_000
     "crops",
     type=Crop(),
     multiple=True,
-    help="Look for a crop to this share of height and width, 0.8, or of each, 1x0.75, stretched to the old shape.",
+    help="Undo a crop to this share of both sides (0.8), or of height and width (1x0.75); may be repeated.",
 )
 @click.option("--wide", is_flag=True, help="Look at all angles and at crops to 0.7 or more, anywhere; slower.")
 @click.option(
@@ -155,7 +156,7 @@ def verify(
         raise click.UsageError(
             "--wide looks in places of its own: give no --rotations, --shifts, --crop or --no-mirrored"
         )
-    keys: dict[str, Any] = dict(chosen_keys(store, key_names, all_keys, optional=bool(foreign)))
+    keys: dict[str, Any] = dict(chosen_keys(store, key_names, all_keys, model["model"], optional=bool(foreign)))
     with understood():
         for file in foreign:
             if file.stem in keys:
@@ -196,10 +197,11 @@ def looked_at(
 
     if wide:
         return wide_transforms(shape)
-    transforms = transforms_of(rotations or right_angles(shape), mirrored, shifts, crops)
-    if len(transforms) > MOST_TRANSFORMS:
-        raise Trouble(f"that is {len(transforms):,} transformations, more than {MOST_TRANSFORMS:,}")
-    return transforms
+    angles = rotations or right_angles(shape)
+    count = angles * (1 + mirrored) * (2 * shifts + 1) ** 2 * (1 + len(set(crops)))
+    if count > MOST_TRANSFORMS:
+        raise Trouble(f"that is {count:,} transformations, more than {MOST_TRANSFORMS:,}")
+    return transforms_of(angles, mirrored, shifts, crops)
 
 
 def check_usage(

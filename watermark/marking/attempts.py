@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inversion import invert_decoder, invert_diffusion
 from watermark.keys import RingKey
 from watermark.marking.changes import Pixels, carried, changed, climbed, correlation
 from watermark.reading.fitting import as_tensor, fit
@@ -134,12 +133,8 @@ def recovered(verifier: Verifier, key: RingKey, pictures: Sequence[Pixels]) -> l
     """Latent, noise and ρ of pictures of any size, as the verifier recovers them; NaN where latents overflow."""
     if not pictures:
         return []
-    model = verifier.model
-    x = as_tensor([fit(Picture(pixels), model.image_size)[0] for pixels in pictures]).to(model.device)
-    z = invert_decoder(model.autoencoder, x, method=verifier.decoder, chunk_size=verifier.batch_size).value
-    finite = torch.isfinite(z).flatten(1).all(1)[:, None, None, None]
-    noise = invert_diffusion(model, torch.where(finite, z, 0.0), steps=verifier.steps).value
-    noise = torch.where(finite, noise, torch.nan)
+    x = as_tensor([fit(Picture(pixels), verifier.model.image_size)[0] for pixels in pictures])
+    z, noise = verifier.recover(x)
     return list(zip(z, noise, correlation(noise, key).tolist(), strict=True))
 
 

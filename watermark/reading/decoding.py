@@ -85,8 +85,7 @@ def decoded(
         images: files, or Pillow images, which are always converted in the calling process.
         size: (height, width) of the model's pictures.
         workers: processes that read files; with 0 the calling process does, without bounds on time and memory.
-        timeout: seconds of computing for each file, of which Windows knows nothing; and on the clock four times as
-            many.
+        timeout: CPU seconds for each file, not limited on Windows; four times as many may pass on the clock.
         memory: bytes of address space of each worker, at least 512 MiB; not bounded on Windows.
 
     Raises:
@@ -254,7 +253,7 @@ def _bound(memory: int) -> None:
 
 
 def _in_worker(read: Read, timeout: float, file: str, name: str, size: tuple[int, int]) -> Decoded:
-    """Read an image. Alarms end a worker that computes too long, or hangs and the program that waited is gone."""
+    """Read an image. Alarms end a worker that computes too long, or that hangs after its parent program ended."""
     if sys.platform != "win32":
         signal.setitimer(signal.ITIMER_PROF, timeout)
         signal.alarm(math.ceil(PATIENCE * timeout) + 2)

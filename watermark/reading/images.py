@@ -98,6 +98,8 @@ def from_image(image: Image.Image) -> Picture:
         pixels = to_rgb(image, notes, image.info.get("icc_profile"), exif)
     except ImageError:
         raise
+    except MemoryError:
+        raise ImageError("too_large", NO_MEMORY) from None
     except Exception as error:  # as above
         raise ImageError("unreadable", f"the image is damaged ({shown(error)})") from None
     return Picture(pixels, "", tuple(notes))

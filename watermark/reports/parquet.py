@@ -44,7 +44,7 @@ def schema() -> Any:  # noqa: ANN401
 def from_rows(journal: Path, file: Path) -> None:
     """Write the rows of a journal as Parquet, some thousands at a time; the file appears whole or not at all.
 
-    Bytes of names that are not UTF-8 become backslash escapes, since Parquet has none but UTF-8.
+    Bytes of names that are not UTF-8 become backslash escapes, since Parquet has nothing but UTF-8.
 
     Raises:
         OSError: if it cannot be written.
@@ -84,4 +84,10 @@ def to_rows(file: Path) -> Iterator[Row]:
 
 def plain(row: Row) -> Row:
     """A row with nothing but UTF-8 in it."""
-    return row | {"name": row["name"].encode("utf-8", "backslashreplace").decode()}
+
+    def utf8(value: Any) -> Any:  # noqa: ANN401 - whatever a row holds
+        if isinstance(value, list):
+            return [utf8(part) for part in value]
+        return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+    return {name: utf8(value) for name, value in row.items()}

@@ -110,11 +110,12 @@ def evidence_text(verdicts: Sequence[Verdict]) -> str:
     found = [(v.null_hits, v.fpr_bound) for v in tested if v.status == WATERMARKED and v.fpr_bound is not None]
     if one.null_images is None:
         lines.append(
-            "no null images, so that false positives of these keys were not counted: see treering calibrate"
+            "false positives of these keys were not counted, as there are no null images: see treering calibrate"
         )
     elif found:
         hits, bound = max(found)
-        within = "within the level" if bound <= (one.fpr or 0) else "which is as much as so many can say"
+        alone = "which is as much as so many can say" if not hits else "which is above the level"
+        within = "within the level" if bound <= (one.fpr or 0) else alone
         lines.append(
             f"null images: at most {hits} of {one.null_images:,} fit as well as what was found, a rate of at most "
             f"{bound:.1e} at 95 % confidence, {within}"
