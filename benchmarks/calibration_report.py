@@ -131,11 +131,11 @@ def readme_table(result: Json) -> str:
 def rates_table(result: Json) -> str:
     """False positives in a thousand at nominal 1e-3, averaged over keys, and how many keys are above it.
 
-    The last column leaves photographs out, whose crops are not independent.
+    The last column, with intervals at one-sided 95 %, leaves photographs out, whose crops are not independent.
     """
     families = list(COLOURS)
     lines = [
-        f"| false positives in 1,000 at p ≤ 1e-3 | {' | '.join(families)} | keys above; if nominal |",
+        f"| false positives in 1,000 at p ≤ 1e-3 | {' | '.join(families)} | key × family above; expected |",
         "|---|" + "---|" * (len(families) + 1),
     ]
     for name, title in SHOWN.items():
@@ -152,7 +152,7 @@ def rates_table(result: Json) -> str:
 def bar_table(result: Json) -> str:
     """Whether a rate above 1e-3 is established at nominal 1e-3, and what the images support at most."""
     lines = [
-        "| p ≤ 1e-3, one-sided at 95 % | above 1e-3 | at most, averaged over keys | at most, worst key |",
+        "| p ≤ 1e-3, one-sided at 95 % | above 1e-3 | at most, averaged over keys | at most, the worst key |",
         "|---|---|---|---|",
     ]
     for name, title in SHOWN.items():
@@ -172,7 +172,8 @@ def levels_table(result: Json) -> str:
     name = "dense | whitened | alone"
     levels = list(result["white"]["dense"]["found"])
     lines = [
-        f"| `dense`, whitened | {' | '.join(f'p ≤ {float(a):.0e}' for a in levels)} | worst key at 1e-3 |",
+        f"| `dense`, whitened | {' | '.join(f'p ≤ {float(a):.0e}' for a in levels)} "
+        f"| worst of {result['settings']['keys']} keys at 1e-3 |",
         "|---|" + "---|" * (len(levels) + 1),
     ]
     for family in list(COLOURS)[:-1]:

@@ -143,9 +143,15 @@ def summary(cells: dict[str, Cell], families: Sequence[int]) -> dict[str, Any]:
 
 
 def bootstrap(values: Array) -> dict[str, Any]:
-    """The mean over pictures (B,), with a 95 % percentile interval of 10,000 resamplings of them."""
+    """The mean over pictures (B,), with a 95 % percentile interval of 10,000 resamplings of them.
+
+    Where all are 0 or all are 1 resampling says nothing. There the other end is the largest, or smallest, mean of
+    which so many pictures without an exception are likely enough.
+    """
     rows = np.random.default_rng(SEED).integers(0, len(values), (10_000, len(values)))
     low, high = np.quantile(values[rows].mean(1), (0.025, 0.975))
+    exact = 0.025 ** (1 / len(values))
+    low, high = (exact if low == 1 else low), (1 - exact if high == 0 else high)
     return {"mean": float(values.mean()), "ci95": [float(low), float(high)]}
 
 

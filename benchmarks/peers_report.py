@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.robustness_report import SHORT, interval, small
+from benchmarks.robustness_report import SHORT, interval, p_text, small
 
 Json = dict[str, Any]
 
@@ -57,7 +57,7 @@ def readme_table(result: Json) -> str:
     for name, gap in result["power"]["pairs"].items():
         low, high = gap["ci95"]
         change = f"{gap['difference']:+.3f} ({low:+.3f} … {high:+.3f})"
-        lines.append(f"| {name.replace(' | ', ', ')} | {change} | {gap['Holm p']:.1g} |")
+        lines.append(f"| {name.replace(' | ', ', ')} | {change} | {p_text(gap['Holm p'])} |")
     lines += [
         "",
         f"| at its own threshold | found, clean → {over} | false positives, clean "

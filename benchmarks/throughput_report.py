@@ -56,7 +56,7 @@ def readme_table(result: dict[str, Any]) -> str:
     lines = [
         "| measured | |",
         "|---|---|",
-        f"| rate of the command, of that of its networks alone | {ratio['median']:.1%} ({each}) |",
+        f"| speed of the command, of that of its networks alone | {ratio['median']:.1%} ({each}) |",
         f"| resident memory after a tenth of {memory['images']:,} images | {grown['MiB early']:,.0f} MiB |",
         f"| the same, after all of them | {grown['MiB late']:,.0f} MiB ({grown['growth']:+.1%}) |",
         f"| the same, at most | {memory['MiB at most']:,.0f} MiB |",

@@ -123,6 +123,13 @@ def test_keys_are_identified_in_the_noise_that_carries_them(sapling):
     assert distance[40] == pytest.approx(np.abs(spectrum - key.values)[key.mask].mean())
 
 
+def test_averages_of_nothing_and_of_everything_are_not_taken_for_certain():
+    for value in (0.0, 1.0):
+        low, high = identification.bootstrap(np.full(48, value))["ci95"]
+        other = 0.025 ** (1 / 48)
+        assert (low, high) == pytest.approx((0, 1 - other) if value == 0 else (other, 1))
+
+
 def test_averages_are_over_conditions_and_their_intervals_over_pictures():
     value = identification.bootstrap(np.array([0.0, 0.5, 1.0, 1.0] * 12))
     assert value["mean"] == pytest.approx(0.625)

@@ -38,5 +38,5 @@ def test_a_small_run(monkeypatch, tmp_path):
     assert 0 < result["in turns"]["ratio"]["median"] < 2
     assert all(cost > 0 for cost in result["milliseconds an image"].values())
     assert 100 < result["memory"]["MiB at most"] < 4000
-    assert "| rate of the command" in run.output
+    assert "| speed of the command" in run.output
     assert (tmp_path / "throughput.png").stat().st_size > 10_000
