@@ -27,6 +27,7 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks.diffusion_inversion_report import FEW, METHODS, bars, draw, means, readme_table
+from benchmarks.kept import weights
 from benchmarks.latents import GUIDANCE, Pictures, generated, nmse
 from benchmarks.record import RESULTS, resume, write
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion, sample
@@ -122,7 +123,7 @@ def exact(model: LatentDiffusionModel, pictures: Pictures, steps: int) -> dict[s
 
 
 def second_order(model: LatentDiffusionModel, pictures: Pictures, steps: int) -> dict[str, Any]:
-    """Latents made by DPM-Solver++(2M), inverted as if by DDIM, by the published method, and as a whole."""
+    """Latents made by DPM-Solver++(2M), inverted as if by DDIM, after the published method, and as a whole."""
     model = replace(model, scheduler=DPMSolverMultistepScheduler.from_config(model.scheduler.config))
     rows = torch.cat([(pictures.guidance == g).nonzero()[:4, 0] for g in GUIDANCE])
     z_0 = torch.zeros_like(pictures.z)
@@ -154,7 +155,8 @@ def half_precision(pictures: Pictures, steps: int) -> dict[str, Any]:
 def main(quick: bool, output: Path) -> None:
     """Measure diffusion inversion on Sapling."""
     count, made_with = (6, 4) if quick else (72, 50)
-    settings = {"pictures": count, "seed": 3, "quick": quick, "steps of generation": made_with}
+    settings: dict[str, Any] = {"pictures": count, "seed": 3, "quick": quick, "steps of generation": made_with}
+    settings |= {"weights": weights("sapling")}
     result = {"cells": {}} | resume("diffusion_inversion", settings, output)
     model = LatentDiffusionModel.load("sapling")
     pictures = generated(count, seed=3, steps=made_with, all_marked=True, kind="dense")
