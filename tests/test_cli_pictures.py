@@ -228,7 +228,7 @@ def test_masks_are_white_or_black(workplace, capsys):
 def test_an_edit_that_changes_nothing_is_said(workplace, capsys):
     edit = "treering edit photo.png --prompt 'a strawberry' --source 'a strawberry' --decoder encoder --steps 3"
     assert run(edit) == 2
-    assert "the prompts disagree nowhere" in capsys.readouterr().err
+    assert "both prompts lead to the same picture everywhere" in capsys.readouterr().err
     assert not Path("photo-edited.png").exists()
     assert run("treering edit photo.png --prompt x --decoder encoder --steps 1 --guidance nan") == 2
     assert "guidance must be finite" in capsys.readouterr().err

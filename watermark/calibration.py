@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,6 +23,7 @@ from scipy import stats
 
 from inversion.fingerprint import same_model
 from watermark.features import Array, groups, noise_vector
+from watermark.files import appearing
 from watermark.keys import Pattern
 from watermark.rings import rings_for
 
@@ -155,15 +154,11 @@ class Calibration:
         about = {"settings": asdict(self.settings), "families": self.families, "digest": digest(self)}
         about |= {"sources": self.sources} if self.sources else {}
         metadata = {"format": "treering-calibration", "version": str(VERSION), "about": json.dumps(about)}
-        whole = Path(file).resolve()
-        temporary = whole.with_name(f".treering-{os.getpid()}-{secrets.token_hex(4)}.part")
-        try:
-            save_file(tensors, temporary, metadata)
-            temporary.replace(whole)
-        except SafetensorError as error:
-            raise OSError(f"cannot write {file}: {error}") from None
-        finally:
-            temporary.unlink(missing_ok=True)
+        with appearing(file) as part:
+            try:
+                save_file(tensors, part, metadata)
+            except SafetensorError as error:
+                raise OSError(f"cannot write {file}: {error}") from None
 
     @classmethod
     def load(cls, file: str | Path) -> Calibration:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from watermark.detection import TINY, Detection, angle_test, energy_test
 from watermark.features import as_noise
-from watermark.private import write_private
+from watermark.files import appearing
 
 Complex = NDArray[np.complex128]
 PATTERNS = ("ring", "rand", "zeros", "const")
@@ -72,7 +72,8 @@ class ArrayKey:
         values, mask = (np.fft.fftshift(a, axes=(-2, -1)) for a in (self.values, self.mask))
         real = np.stack([values.real, values.imag], axis=-1)
         data = save({"values": torch.from_numpy(real), "mask": torch.from_numpy(mask)})
-        write_private(file, data)
+        with appearing(file, private=True) as part:
+            part.write_bytes(data)
 
 
 def conjugate_bins(a: Complex) -> Complex:

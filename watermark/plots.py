@@ -18,8 +18,8 @@ from torch import Tensor
 
 from watermark.effect import marked_noises, marked_rings, shared_part
 from watermark.features import key_spectrum
+from watermark.files import appearing
 from watermark.keys import RingKey
-from watermark.private import write_private
 from watermark.reports.tables import p_text, printable
 from watermark.rings import Rings, rings_for
 from watermark.transforms import undo
@@ -230,4 +230,5 @@ def save(figure: Figure, path: str | Path) -> None:
     """
     drawn = io.BytesIO()
     figure.savefig(drawn, format=Path(path).suffix[1:] or "png")
-    write_private(path, drawn.getvalue())
+    with appearing(path, private=True) as part:
+        part.write_bytes(drawn.getvalue())

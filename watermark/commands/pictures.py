@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,26 +21,17 @@ def write_png(image: Image.Image, file: Path) -> None:
     """
     import numpy as np
 
+    from watermark.files import appearing
     from watermark.reading.images import ImageError, read_picture
 
-    part = file.with_name(f".treering-{os.getpid()}-{secrets.token_hex(4)}.png")
-    try:
-        with part.open("xb") as out:
-            image.save(out, "PNG")
+    with appearing(file, replace=False) as part:
+        image.save(part, "PNG")
         try:
             same = np.array_equal(read_picture(part).pixels, np.asarray(image))
         except ImageError as error:
             raise Trouble(f"{file} is not written, as it could not be verified: {error}") from error
         if not same:
             raise Trouble(f"{file} is not written: it does not read back as it should")
-        try:
-            os.link(part, file)  # unlike a renamed file, it is never put over another
-        except FileExistsError:
-            raise FileExistsError(f"{file} exists by now") from None
-        except OSError:  # a file system without links
-            part.rename(file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def check_new(*files: Path) -> None:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from watermark.files import appearing
 from watermark.keys import Pattern, RingKey
 from watermark.keystore.encryption import Passphrase, Stretch
 from watermark.keystore.entries import Entry, KeyStoreError, pattern_of
@@ -144,28 +143,10 @@ def _write(file: Path, entry: Entry, key: RingKey, passphrase: Passphrase | None
     """Write a key file; returns what went wrong, if anything did."""
     content = _plain(entry, key) if passphrase is None else _protected(entry, key, passphrase)
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=".treering-", dir=file.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as out:
-                out.write(content)
-                out.flush()
-                os.fsync(descriptor)
-            _place(Path(temporary), file)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        with appearing(file, replace=False, private=True) as part:
+            part.write_bytes(content)
     except FileExistsError:
         return f"{file} exists; a key file is never overwritten"
     except OSError as error:
         return f"cannot write {file}: {error.strerror}"
     return None
-
-
-def _place(temporary: Path, file: Path) -> None:
-    """Give a file its name, unless that is taken."""
-    try:
-        os.link(temporary, file)
-    except FileExistsError:
-        raise
-    except OSError:  # no hard links here, as on a FAT disk: reserve the name, then replace what holds it
-        os.close(os.open(file, os.O_CREAT | os.O_EXCL, 0o600))
-        temporary.replace(file)
