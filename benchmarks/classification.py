@@ -12,21 +12,22 @@ prompt nor guidance; the decoder runs in float32, the diffusion network in bfloa
 them are the same rings in the channel whose noise the encoder recovers worst; three keys of ``rings`` and of
 ``dense``; and many weak keys in that channel.
 
-Every picture is inverted by the encoder alone, by Anderson acceleration all the way and shrunk, the default of
-verification, and pictures of the first set, of weak keys and without a mark by both published methods, which are
-slow, too; of these the iterate of the lowest pixel error is taken, where theirs take the last. The true latent
-shows what no decoder inversion can add to.
+Every picture is inverted by the encoder alone, and by Anderson acceleration, all the way and shrunk, which is the
+default of verification. Both published methods are slow, so that they only invert the pictures of the first set, of
+weak keys and without a mark; the iterate of the lowest pixel error is taken, where the originals take the last. The
+true latent shows what no decoder inversion can add to.
 
 A picture is *classified* if its own key is the nearest: by our statistic, by the L1 distance to what was written,
 or by that to what real noise can hold of it (the *Hermitian part*). The published rule compares with the former;
 even of the very noise that was marked it takes every picture of one key for another's. With a class "none" besides,
-a picture has to be near enough: p ≤ 1e-3 corrected for the number of keys, for L1 nearer than every second of the
-unmarked pictures, and the others of these must not be. For keys of constant rings p holds for white noise only.
+a picture has to be near enough: p ≤ 1e-3 corrected for the number of keys, or by L1 nearer than any of one half of
+the unmarked pictures, of which the other half measures false positives. For keys of constant rings p holds for
+white noise only.
 
-Methods are compared on the same pictures, and p are those of the sign test over prompts. The comparison that
-matters was chosen before any of these pictures was made: our default against the encoder, many weak keys, prompt
-unknown. p of all others are by Holm. Wilson's intervals take pictures for independent, of which three have one
-prompt in most sets.
+Methods are compared on the same pictures, by the sign test over prompts. The comparison that matters was chosen
+before any of these pictures was made: our default against the encoder, many weak keys, prompt unknown. All other p
+are corrected by Holm's procedure. Wilson's intervals take pictures to be independent, although three have one prompt
+in most sets.
 """
 
 from __future__ import annotations

@@ -3,18 +3,18 @@
     python -m benchmarks.detection            100 pictures of each kind, three hours on a core; resumes
     python -m benchmarks.detection --quick    2 of each, few iterations; under a minute
 
-The pictures, marks and negatives are those of :mod:`benchmarks.robustness`; noise that is kept there is taken from
-there. All but a few of those are found in whatever way, so that beside them are pictures with keys of ``rings``,
-whose p has less room, and with weak marks, of which the latent decides how many are found. The latent comes from
-the encoder alone, from methods of Hong et al. 2024 (https://arxiv.org/abs/2409.18442: Adam on T, and gradient
-descent through the decoder, 100 iterations each), or from our decoder inversion, all the way or shrunk. The rest
-of the way to the noise is the same, without prompt or key.
+The pictures, marks and negatives are those of :mod:`benchmarks.robustness`, whose noise is used where it is kept.
+Nearly all of them are found by every method, so that harder cases are added: keys of ``rings``, whose p has less
+room, and weak marks, of which the latent decides how many are found. The latent comes from the encoder alone, from
+methods of Hong et al. 2024 (https://arxiv.org/abs/2409.18442: Adam on T, and gradient descent through the decoder,
+100 iterations each), or from our decoder inversion, all the way or shrunk. The rest of the way to the noise is the
+same, without prompt or key.
 
 Rates of false positives are averaged over the secret choice of the key: every negative is tried with many keys.
-Noise is not whitened. Ways to recover the latent are compared with ours on the same pictures: what is found, at the
-level of a verdict and, of tests without a p that holds, at the threshold of one in a thousand; and where there is a
-p, in decades. The comparison that matters is that with the encoder in what is found of weak marks of ρ = 0.2; p of
-all others are by Holm.
+Noise is not whitened. Ways to recover the latent are compared on the same pictures: by what is found at the level
+of a verdict, or, for tests without a p that holds, at the threshold of one in a thousand; and where there is a p, by
+its decades. The comparison that matters is that of our default with the encoder in what is found of weak marks of
+ρ = 0.2; all other p are corrected by Holm's procedure.
 """
 
 from __future__ import annotations
