@@ -26,8 +26,8 @@ white noise only.
 
 Methods are compared on the same pictures, by the sign test over prompts. The comparison that matters was chosen
 before any of these pictures was made: our default against the encoder, many weak keys, prompt unknown. All other p
-are corrected by Holm's procedure. Wilson's intervals take pictures to be independent, although three have one prompt
-in most sets.
+are corrected by Holm's procedure. Wilson's intervals take pictures to be independent, although three have one
+prompt in most sets.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
 Three kinds of pictures get a key of their own each: pictures that Sapling generated without a mark, one of each of
 its prompts; squares of photographs at the model's own size; and larger squares, which are marked at the model's
 size and keep their detail. ``gradient`` is the default, at several strengths (the correlation ρ that is asked for);
-``sampling`` does without gradients; no picture may go below 30 dB. *From the start* are pictures that were generated
-with the key, of the same prompts and seeds. All are verified with Sapling, which is the best case.
+``sampling`` does without gradients; no picture may go below 30 dB. *From the start* are pictures generated with the
+key, of the same prompts and seeds. All are verified with Sapling, which is the best case.
 
 Marking goes on until this very verifier reads the ρ that was asked for. That a mark is found right after it was
 written follows from that; what is measured is how visible it is, and what attacks leave of it, which marking does
