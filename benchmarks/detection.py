@@ -13,8 +13,8 @@ same, without prompt or key.
 Rates of false positives are averaged over the secret choice of the key: every negative is tried with many keys.
 Noise is not whitened. Ways to recover the latent are compared on the same pictures: by what is found at the level
 of a verdict, or, for tests without a p that holds, at the threshold of one in a thousand; and where there is a p,
-by its decades. The comparison that matters is that of our default with the encoder in what is found of weak marks of
-ρ = 0.2; all other p are corrected by Holm's procedure.
+by its decades. The comparison that matters is that of our default with the encoder in what is found of weak marks
+of ρ = 0.2; all other p are corrected by Holm's procedure.
 """
 
 from __future__ import annotations

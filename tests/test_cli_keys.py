@@ -13,8 +13,8 @@ import pytest
 
 from tests.test_cli import OTHER_WORDS, WORDS, run
 from watermark import KeyStore, Pattern, keys
+from watermark.commands import errors, stores
 from watermark.commands import keys as key_commands
-from watermark.commands import options
 from watermark.keystore import encryption
 
 
@@ -119,13 +119,13 @@ def test_revoking_from_the_command_line(desk, capsys):
     store = KeyStore(desk / "keys.db")
     assert store.entry("alice").revoked == revoked
     store.create("bob", model="sapling")
-    with pytest.raises(options.Trouble, match="'alice' is revoked since"):
-        options.marking_key(store, "alice", "sapling")
-    assert options.marking_key(store, "bob", "sapling") == store.get("bob")
-    with pytest.raises(options.Trouble, match="'bob' is meant for the model 'sapling', not 'other'"):
-        options.marking_key(store, "bob", "other")
+    with pytest.raises(errors.Trouble, match="'alice' is revoked since"):
+        stores.marking_key(store, "alice", "sapling")
+    assert stores.marking_key(store, "bob", "sapling") == store.get("bob")
+    with pytest.raises(errors.Trouble, match="'bob' is meant for the model 'sapling', not 'other'"):
+        stores.marking_key(store, "bob", "other")
     told(capsys)
-    options.warn_of_revoked(store, ["alice", "bob"])
+    stores.warn_of_revoked(store, ["alice", "bob"])
     assert capsys.readouterr().err == f"treering: warning: the key 'alice' is revoked since {revoked}\n"
 
 

@@ -8,14 +8,10 @@ from typing import Any
 
 import click
 
-from watermark.commands.options import (
-    Trouble,
-    inversion_options,
-    load_model,
-    model_options,
-    progress_bar,
-    understood,
-)
+from watermark.commands.errors import Trouble, understood
+from watermark.commands.models import load_model
+from watermark.commands.options import inversion_options, model_options
+from watermark.commands.progress import progress_bar
 
 
 @click.command()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from watermark.commands.options import Trouble, key_store, understood, warn_of_revoked
+from watermark.commands.errors import Trouble, understood
+from watermark.commands.stores import key_store, warn_of_revoked
 
 if TYPE_CHECKING:
     from inversion import LatentDiffusionModel

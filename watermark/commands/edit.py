@@ -9,16 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from watermark.commands.options import (
-    Trouble,
-    load_model,
-    model_options,
-    output_options,
-    progress_bar,
-    understood,
-    write_records,
-)
+from watermark.commands.errors import Trouble, understood
+from watermark.commands.models import load_model
+from watermark.commands.options import model_options, output_options
 from watermark.commands.pictures import check_new, write_png
+from watermark.commands.progress import progress_bar
+from watermark.commands.records import write_records
 
 if TYPE_CHECKING:
     from torch import Tensor

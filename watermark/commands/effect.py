@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from watermark.commands.options import (
-    NumberList,
-    key_store,
-    output_options,
-    store_option,
-    understood,
-    write_records,
-)
+from watermark.commands.errors import understood
+from watermark.commands.options import output_options, store_option
+from watermark.commands.parameters import NumberList
+from watermark.commands.records import write_records
+from watermark.commands.stores import key_store
 
 if TYPE_CHECKING:
     from watermark.effect import Effect

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from watermark.commands.options import NumberList, Trouble, understood
+from watermark.commands.errors import Trouble, understood
+from watermark.commands.parameters import NumberList
 
 if TYPE_CHECKING:
     from watermark.foreign import ArrayKey

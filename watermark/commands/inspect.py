@@ -10,18 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from watermark.commands.chosen import calibrated, chosen_keys
-from watermark.commands.options import (
-    CARRIED,
-    NOT_CARRIED,
-    TROUBLE,
-    Trouble,
-    fpr_option,
-    inversion_options,
-    load_model,
-    model_options,
-    store_option,
-    understood,
-)
+from watermark.commands.errors import CARRIED, NOT_CARRIED, TROUBLE, Trouble, understood
+from watermark.commands.models import load_model
+from watermark.commands.options import fpr_option, inversion_options, model_options, store_option
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,18 +12,12 @@ from typing import TYPE_CHECKING
 import click
 
 from watermark.commands.effect import effect
+from watermark.commands.errors import Trouble, understood
 from watermark.commands.foreign import foreign
-from watermark.commands.options import (
-    NumberList,
-    Trouble,
-    given_passphrase,
-    key_store,
-    new_passphrase,
-    output_options,
-    store_option,
-    understood,
-    write_records,
-)
+from watermark.commands.options import output_options, store_option
+from watermark.commands.parameters import NumberList
+from watermark.commands.records import write_records
+from watermark.commands.stores import given_passphrase, key_store, new_passphrase
 
 if TYPE_CHECKING:
     from watermark.keystore.store import Entry

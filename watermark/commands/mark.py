@@ -12,25 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from watermark.commands.chosen import calibrated
-from watermark.commands.options import (
-    CARRIED,
-    NOT_CARRIED,
-    TROUBLE,
-    Trouble,
-    fpr_option,
-    inversion_options,
-    key_store,
-    load_model,
-    marking_key,
-    model_options,
-    output_options,
-    progress_bar,
-    store_option,
-    understood,
-    write_records,
-)
+from watermark.commands.errors import CARRIED, NOT_CARRIED, TROUBLE, Trouble, understood
+from watermark.commands.models import load_model
+from watermark.commands.options import fpr_option, inversion_options, model_options, output_options, store_option
 from watermark.commands.pictures import check_writable, write_png
-from watermark.commands.progress import ended_by_signals
+from watermark.commands.progress import ended_by_signals, progress_bar
+from watermark.commands.records import write_records
+from watermark.commands.stores import key_store, marking_key
 
 if TYPE_CHECKING:
     from watermark.marking.mark import Marked

@@ -44,3 +44,18 @@ class Numbers(click.ParamType):
             shown = value if len(value) < 100 else f"{value[:97]}..."
             self.fail(f"{shown!r} is not a number or a range of numbers, like 17 or 0-999", param, ctx)
         return range(ends[0], ends[1] + 1)
+
+
+class NumberList(click.ParamType):
+    """Numbers between commas."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """The numbers as a tuple."""
+        try:
+            return value if isinstance(value, tuple) else tuple(int(number) for number in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not numbers between commas, like 4,64,64", param, ctx)

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from watermark.commands.options import Trouble
+from watermark.commands.errors import Trouble
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from watermark.commands.options import CARRIED, NOT_CARRIED, TROUBLE, Trouble, understood
+from watermark.commands.errors import CARRIED, NOT_CARRIED, TROUBLE, Trouble, understood
 from watermark.commands.progress import Terminated, counting, ended_by_signals
 
 if TYPE_CHECKING:

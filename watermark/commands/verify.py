@@ -13,25 +13,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import click
 
 from watermark.commands.chosen import calibrated, chosen_keys, fits
-from watermark.commands.inspect import inspect
-from watermark.commands.options import (
-    Trouble,
-    fpr_option,
-    inversion_options,
-    load_model,
-    model_options,
-    output_options,
-    progress_bar,
-    store_option,
-    understood,
-)
+from watermark.commands.errors import Trouble, understood
+from watermark.commands.models import load_model
+from watermark.commands.options import fpr_option, inversion_options, model_options, output_options, store_option
 from watermark.commands.parameters import Crop, Numbers
+from watermark.commands.progress import progress_bar
 from watermark.commands.verdicts import finish, show, write
 
 if TYPE_CHECKING:
     from watermark.transforms import Transform
-
-__all__ = ["inspect", "verify"]
 
 MOST_TRANSFORMS = 100_000
 
