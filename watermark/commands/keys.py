@@ -70,10 +70,13 @@ def create(
 ) -> None:
     """Make a new key from 256 random bits.
 
-    dense, a value of its own for every frequency, holds far more evidence than rings, one value for each ring, or
-    levels, rings of +1 and -1: m of these support no level below 2^-m, corrected for all that is looked at, which
-    is far above the default one. zeros says "marked", not by whom. Radii are in cycles across the shorter side of a
-    latent.
+    The kinds, most evidence first; radii are in cycles across the shorter side of a latent.
+
+    \b
+    dense   a value of its own for every frequency
+    rings   one value for each ring
+    levels  +1 or -1 for each ring: p of m rings is at least 2^-m, far above the default level
+    zeros   says "marked", not by whom
 
     \b
     treering key create alice
