@@ -16,18 +16,8 @@ from torch import Tensor
 from inversion.chunks import concatenate, in_chunks
 from inversion.dpm_solver import dpm_invert, dpm_sample
 from inversion.exact import backward_euler, implicit
-from inversion.sampling import (
-    Field,
-    Keep,
-    Progress,
-    ddim_sample,
-    forget,
-    midpoint,
-    naive,
-    naive_next,
-    silent,
-    warm_start,
-)
+from inversion.explicit import ddim_sample, midpoint, naive, naive_next, warm_start
+from inversion.fields import Field, Keep, Progress, forget, silent
 from inversion.schedule import Schedule, coefficients
 from inversion.shooting import Sampler, shooting
 from inversion.solvers import Solution

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from inversion.exact import joined, solve_step, step_residual
-from inversion.sampling import Field, Keep, Progress, all_rows, divisible, forget, naive, silent
+from inversion.explicit import divisible, naive
+from inversion.fields import Field, Keep, Progress, all_rows, forget, silent
 from inversion.schedule import Level, Schedule, coefficients
 from inversion.solvers import Solution
 

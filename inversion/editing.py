@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
 from inversion.decoder import invert_decoder
+from inversion.fields import Progress, all_rows, silent
 from inversion.model import LatentDiffusionModel
-from inversion.sampling import Progress, all_rows, silent
 from inversion.schedule import coefficients
 from inversion.trajectory import Prompt, Trajectory, trajectory
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from inversion.anderson import anderson
-from inversion.sampling import Field, Keep, Progress, all_rows, forget, invertible, silent
+from inversion.explicit import invertible
+from inversion.fields import Field, Keep, Progress, all_rows, forget, silent
 from inversion.schedule import Schedule
 from inversion.solvers import Residual, Solution, State, Stop, forward_step, rms, solve
 

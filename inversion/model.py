@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from inversion.autoencoder import Autoencoder
-from inversion.sampling import Field
+from inversion.fields import Field
 from inversion.schedule import Schedule, make_schedule
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

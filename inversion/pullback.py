@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from inversion.chunks import in_chunks
+from inversion.explicit import midpoint
 from inversion.model import LatentDiffusionModel
-from inversion.sampling import midpoint
 
 
 def pull_back(

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from inversion.anderson import anderson
-from inversion.sampling import Field, Keep, Progress, forget, naive, silent
+from inversion.explicit import naive
+from inversion.fields import Field, Keep, Progress, forget, silent
 from inversion.schedule import Schedule
 from inversion.solvers import Solution, Stop
 

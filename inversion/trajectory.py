@@ -10,8 +10,8 @@ from torch import Tensor
 
 from inversion.chunks import in_chunks
 from inversion.diffusion import checked, run, sampler
+from inversion.fields import Field, Progress, silent
 from inversion.model import LatentDiffusionModel, Prompt
-from inversion.sampling import Field, Progress, silent
 from inversion.schedule import Level, Schedule
 
 

@@ -9,7 +9,7 @@ from inversion import invert_diffusion, sample
 from inversion.diffusion import METHODS, choose, is_second_order
 from inversion.dpm_solver import dpm_invert, dpm_sample
 from inversion.exact import backward_euler, implicit, plateau_step, solve_step
-from inversion.sampling import ddim_sample, midpoint, naive, naive_next, warm_start
+from inversion.explicit import ddim_sample, midpoint, naive, naive_next, warm_start
 from inversion.schedule import coefficients, make_schedule
 from inversion.shooting import shooting
 from tests.problems import SD_BETAS, gaussian_field, gaussian_model

@@ -1,36 +1,15 @@
-"""Sampling, and the inversions that take one evaluation of the network a step.
+"""DDIM sampling, and the inversions that take one evaluation of the network a step.
 
-The network is a *field* f(z, t, rows): latents z (n, ...) of the samples with the numbers rows (n,) and a time t →
-the prediction (n, ...), guidance included. A sampling step is z_s = P z_t + Q f(z_t, t), see
-:mod:`inversion.schedule`. Its inverse, z_t = (z_s − Q f(z_t, t)) / P, needs f where z_t is not known yet.
+A sampling step is z_s = P z_t + Q f(z_t, t), see :mod:`inversion.schedule`, with the field f of
+:mod:`inversion.fields`. Its inverse, z_t = (z_s − Q f(z_t, t)) / P, needs f where z_t is not known yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
 from torch import Tensor
 
+from inversion.fields import Field, Keep, Progress, all_rows, forget, silent
 from inversion.schedule import Level, Schedule, coefficients, position
-
-Field = Callable[[Tensor, float, Tensor], Tensor]
-Progress = Callable[[int, int], None]
-Keep = Callable[[Tensor], None]
-"""Is given z at the end of every step, in the order of the steps."""
-
-
-def silent(done: int, total: int) -> None:
-    """A progress callback that does nothing."""
-
-
-def forget(z: Tensor) -> None:
-    """A keep callback that discards z."""
-
-
-def all_rows(z: Tensor) -> Tensor:
-    """The numbers of all samples."""
-    return torch.arange(len(z), device=z.device)
 
 
 def ddim_sample(
