@@ -62,7 +62,7 @@ from benchmarks.classification_report import draw, readme_table
 from benchmarks.kept import kept
 from benchmarks.rates import tidy
 from benchmarks.record import RESULTS, resume, write
-from inversion.model import data_folder
+from inversion.embedded import data_folder
 from watermark.features import Array
 from watermark.foreign import ArrayKey
 from watermark.search import holm

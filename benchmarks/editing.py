@@ -66,7 +66,7 @@ from benchmarks.quality_pictures import noised
 from benchmarks.record import RESULTS, resume, write
 from inversion import LatentDiffusionModel
 from inversion.editing import blend, finished, latent_mask
-from inversion.model import data_folder
+from inversion.embedded import data_folder
 from inversion.trajectory import Trajectory, sampled_trajectory, trajectory
 
 Json = dict[str, Any]

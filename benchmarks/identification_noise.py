@@ -17,7 +17,7 @@ from benchmarks.attacks import ATTACKS, SIX
 from benchmarks.identification_keys import KINDS, OURS, our_key, their_key
 from benchmarks.kept import decoder_inversion, keep, kept, kept_file, made_of
 from inversion import LatentDiffusionModel, sample
-from inversion.model import data_folder
+from inversion.embedded import data_folder
 from watermark.features import Array
 from watermark.generate import initial_noise, to_images
 from watermark.reading.fitting import as_tensor, fit

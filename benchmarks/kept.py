@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inversion.decoder import PUBLISHED, STEPS
-from inversion.model import data_folder, sapling_folder
+from inversion.embedded import data_folder, sapling_folder
 from inversion.trust import DOUBT, RADIUS, TOLERANCE
 from watermark.nulls import sha256
 

@@ -15,7 +15,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from inversion import Autoencoder, LatentDiffusionModel, sample
-from inversion.model import data_folder
+from inversion.embedded import data_folder
 from watermark import Pattern, RingKey
 from watermark.generate import initial_noise
 

@@ -21,7 +21,7 @@ from benchmarks.attacks import ATTACKS, SIX
 from benchmarks.kept import Arrays, decoder_inversion, described, digest_of, keep, kept, kept_file, made_of
 from benchmarks.null_images import crop, photographs
 from inversion import LatentDiffusionModel, sample
-from inversion.model import data_folder
+from inversion.embedded import data_folder
 from watermark.generate import initial_noise, to_images
 from watermark.keys import RingKey
 from watermark.marking.attempts import NEAR

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from inversion import LatentDiffusionModel
 from inversion.conventions import convention
+from inversion.embedded import sapling_folder
 from inversion.explicit import ddim_sample
-from inversion.model import sapling_folder
 
 ModelAttack = Callable[[LatentDiffusionModel, Tensor, Sequence[int]], Tensor]
 

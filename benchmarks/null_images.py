@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from inversion import LatentDiffusionModel, sample
-from inversion.model import data_folder
+from inversion.embedded import data_folder
 from watermark.generate import initial_noise, to_images
 from watermark.keys import Pattern, RingKey
 from watermark.reading.fitting import why_inconclusive

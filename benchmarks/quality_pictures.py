@@ -21,7 +21,7 @@ from torch.nn.functional import conv2d
 from benchmarks.kept import keep, kept, kept_file, prompts_digest, weights
 from benchmarks.latents import round_to_8_bits
 from inversion import LatentDiffusionModel, sample
-from inversion.model import data_folder, sapling_folder
+from inversion.embedded import data_folder, sapling_folder
 from watermark.foreign import constant_ring_key, tree_ring_key
 from watermark.keys import Pattern, RingKey
 from watermark.noise import watermarked_noise

@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.kept import keep, kept, kept_file, made_of
 from inversion import LatentDiffusionModel, sample
 from inversion.decoder import STEPS
-from inversion.model import data_folder
+from inversion.embedded import data_folder
 from watermark.foreign import ArrayKey, tree_ring_key
 from watermark.generate import initial_noise, to_images
 from watermark.keys import Pattern, RingKey

@@ -35,7 +35,7 @@ from rich.progress import track
 from benchmarks.record import RESULTS, write
 from benchmarks.throughput_report import draw, growth, readme_table
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion
-from inversion.model import data_folder
+from inversion.embedded import data_folder
 from watermark.batch import verify_files
 from watermark.family import Family
 from watermark.generate import generate

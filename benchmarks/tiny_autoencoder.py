@@ -19,7 +19,7 @@ from torch import Tensor
 
 from inversion import Autoencoder, LatentDiffusionModel
 from inversion.autoencoder import from_diffusers
-from inversion.model import data_folder
+from inversion.embedded import data_folder
 from watermark.demo import photographs
 from watermark.generate import generate
 from watermark.reading.fitting import as_tensor, fit

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from inversion.autoencoder import Autoencoder
+from inversion.embedded import sapling_folder
 from inversion.fields import Field
 from inversion.schedule import Schedule, make_schedule
 
@@ -249,17 +250,3 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of auto, {', '.join(DTYPES)}, got {dtype!r}")
     return DTYPES[dtype]
-
-
-def data_folder() -> Path:
-    """The data directory: inside the installed package, or that of the checkout."""
-    here = Path(__file__).resolve().parent
-    for folder in (here / "_data", here.parent / "data"):
-        if (folder / "sapling" / "model_index.json").is_file():
-            return folder
-    raise FileNotFoundError(f"the embedded model is neither in {here / '_data'} nor in {here.parent / 'data'}")
-
-
-def sapling_folder() -> Path:
-    """Where Sapling, the embedded model, lies; in diffusers layout."""
-    return data_folder() / "sapling"

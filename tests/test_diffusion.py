@@ -220,7 +220,7 @@ def test_every_method_for_every_kind_of_model(method, kind):
 def test_sampling_is_what_the_pipeline_does(sapling):
     from diffusers import StableDiffusionPipeline
 
-    from inversion.model import sapling_folder
+    from inversion.embedded import sapling_folder
 
     pipe = StableDiffusionPipeline.from_pretrained(sapling_folder())
     pipe.set_progress_bar_config(disable=True)

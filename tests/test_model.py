@@ -5,7 +5,8 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, StableDiffusionPipeline, UNet2DModel
 
 from inversion import LatentDiffusionModel, invert_diffusion, sample
-from inversion.model import resolve_dtype, sapling_folder
+from inversion.embedded import sapling_folder
+from inversion.model import resolve_dtype
 from tests.problems import tiny_pipeline
 
 

@@ -44,9 +44,9 @@ def test_installed_wheel_verifies_outside_the_checkout(wheel, tmp_path):
     )
     (tmp_path / "empty").mkdir()
     script = """
-import sys, watermark.cli, inversion.model as model
+import sys, watermark.cli, inversion.embedded as embedded
 assert watermark.cli.__file__.startswith(sys.argv[1]), watermark.cli.__file__
-assert str(model.sapling_folder()).startswith(sys.argv[1]), model.sapling_folder()
+assert str(embedded.sapling_folder()).startswith(sys.argv[1]), embedded.sapling_folder()
 run = watermark.cli.main
 assert run(["key", "create", "me"]) == 0
 assert run(["embed", "a strawberry", "--key", "me", "--seed", "1", "--steps", "25"]) == 0

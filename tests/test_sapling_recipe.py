@@ -27,7 +27,7 @@ from data.sapling.recipe.pictures import object_name
 from data.sapling.recipe.spectrum import extremes, lanczos
 from data.sapling.recipe.training import Budget, rate_factor, read
 from inversion import LatentDiffusionModel, sample
-from inversion.model import sapling_folder
+from inversion.embedded import sapling_folder
 from tests.problems import tiny_pipeline
 from watermark import RingKey, Verifier, watermarked_noise
 

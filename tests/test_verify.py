@@ -173,7 +173,7 @@ def test_latents_that_overflow_are_inconclusive(sapling, alice, marked):
 def test_the_one_line_for_ones_own_pipeline(sapling, alice):
     from diffusers import StableDiffusionPipeline
 
-    from inversion.model import sapling_folder
+    from inversion.embedded import sapling_folder
 
     pipe = StableDiffusionPipeline.from_pretrained(sapling_folder())
     pipe.set_progress_bar_config(disable=True)

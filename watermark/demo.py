@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from inversion import LatentDiffusionModel
-from inversion.model import data_folder
+from inversion.embedded import data_folder
 from watermark.generate import generate
 from watermark.keystore.store import KeyStore
 from watermark.plots import gallery_figure, save

@@ -20,8 +20,8 @@ from torch import Tensor
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion
 from inversion.decoder import STEPS
 from inversion.diffusion import choose
+from inversion.embedded import sapling_folder
 from inversion.fingerprint import digest_of, fingerprint
-from inversion.model import sapling_folder
 from watermark.calibration import Calibration, CalibrationError, Settings
 from watermark.detection import detect
 from watermark.family import Family, Finding

@@ -57,7 +57,7 @@ def calibrate(
     treering calibrate --images photographs/ --generate 500 -o sapling.safetensors --resume
     treering calibrate --images photographs/ --model stabilityai/sdxl-turbo -o turbo.safetensors
     """
-    from inversion.model import data_folder
+    from inversion.embedded import data_folder
     from watermark.calibration import Calibration
     from watermark.inputs import walk
     from watermark.keys import RingKey

@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from data.sapling.recipe import dataset
 from data.sapling.recipe.training import read
-from inversion.model import sapling_folder
+from inversion.embedded import sapling_folder
 
 SAPLING, SCRATCH = "sapling", "scratch"
 TOKENS = 16

@@ -27,7 +27,7 @@ from rich.progress import track
 from torch import Tensor
 
 from inversion import LatentDiffusionModel, sample
-from inversion.model import data_folder, sapling_folder
+from inversion.embedded import data_folder, sapling_folder
 
 GUIDANCE, BATCH, RATE, EMPTY = 3.0, 64, 2e-4, 0.1
 
