@@ -32,8 +32,8 @@ class Autoencoder:
         factor: how many pixels a latent is wide, f.
         frame_factor: None for pictures (B, 3, H, W), n for videos of F = 1 + n (F' − 1) frames: 1 where every frame
             has its latent, more where the first frame has one and then every n frames share one.
-        frame_step: videos have 1 + k · frame_step frames; None for every n.
         decode_with_grad: D, differentiable with respect to z and not clamped; None if there is no such function.
+        frame_step: videos have 1 + k · frame_step frames; None is frame_factor.
     """
 
     encode: Callable[[Tensor], Tensor]
@@ -41,8 +41,8 @@ class Autoencoder:
     channels: int
     factor: int
     frame_factor: int | None = None
-    frame_step: int | None = None
     decode_with_grad: Callable[[Tensor], Tensor] | None = None
+    frame_step: int | None = None
 
 
 def from_diffusers(vae: Any, *, upcast: bool | None = None) -> Autoencoder:  # noqa: ANN401 - diffusers is untyped
@@ -92,7 +92,7 @@ def from_diffusers(vae: Any, *, upcast: bool | None = None) -> Autoencoder:  # n
     def decode(z: Tensor) -> Tensor:
         return decode_with_grad(z).clamp(-1, 1).contiguous()
 
-    return Autoencoder(encode, decode, c.channels, c.factor, c.frame_factor, step, decode_with_grad)
+    return Autoencoder(encode, decode, c.channels, c.factor, c.frame_factor, decode_with_grad, step)
 
 
 def asks_for_upcast(config: Any) -> bool:  # noqa: ANN401

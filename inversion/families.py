@@ -117,7 +117,7 @@ def stable_diffusion_3(pipe: Any, name: str) -> LatentDiffusionModel:  # noqa: A
 
     return LatentDiffusionModel(
         name=name,
-        autoencoder=from_diffusers(pipe.vae, upcast=False),  # as this pipeline does
+        autoencoder=from_diffusers(pipe.vae),
         network=network,
         conditions=conditions,
         scheduler=pipe.scheduler,
@@ -158,7 +158,7 @@ def flux(pipe: Any, name: str) -> LatentDiffusionModel:  # noqa: ANN401
 
     return LatentDiffusionModel(
         name=name,
-        autoencoder=from_diffusers(pipe.vae, upcast=False),  # as this pipeline does
+        autoencoder=from_diffusers(pipe.vae),
         network=network,
         conditions=conditions,
         scheduler=pipe.scheduler,
@@ -176,7 +176,7 @@ def pixart(pipe: Any, name: str) -> LatentDiffusionModel:  # noqa: ANN401
 
     α for 1024² pixels is told the size of the picture; Σ of that size ignores it.
     """
-    transformer, autoencoder = pipe.transformer, from_diffusers(pipe.vae, upcast=False)  # as this pipeline does
+    transformer, autoencoder = pipe.transformer, from_diffusers(pipe.vae)
     clean = is_bs4_available() and is_ftfy_available()  # without them the pipeline does not clean prompts either
 
     def network(z: Tensor, t: float, conditions: Conditions) -> Tensor:

@@ -143,6 +143,22 @@ def test_pictures_without_a_seed_are_counted_and_overwrite_nothing(workplace, ca
     assert len({file.read_bytes() for file in Path("new").iterdir()}) == 4
 
 
+def test_a_picture_that_cannot_be_made_again_is_not_lost_to_another_of_its_name(workplace, monkeypatch, capsys):
+    from watermark import generate as module
+
+    honest, other = module.generate, b"another run was faster"
+
+    def slow(*arguments, **settings):
+        made = list(honest(*arguments, **settings))
+        Path("new/a-rose-1.png").write_bytes(other)
+        return iter(made)
+
+    monkeypatch.setattr(module, "generate", slow)
+    assert run("treering embed 'a rose' --key alice --steps 1 -o new --json") == 0
+    assert Path(json.loads(capsys.readouterr().out)["path"]) == Path("new/a-rose-2.png")
+    assert Path("new/a-rose-1.png").read_bytes() == other
+
+
 def test_exit_codes_and_outputs_of_verify(workplace, folder, capsys):
     unmarked = folder / "unmarked-0.png"
     assert run("treering verify out/*.png --key alice") == 0
@@ -366,7 +382,9 @@ def test_a_key_for_another_model_is_refused_by_name_and_left_out_of_all(workplac
     run("treering key create theirs --model stabilityai/sd-turbo")
     for command in ("verify", "inspect"):
         assert run(f"treering {command} out/marked-0.png --key theirs {QUICK if command == 'verify' else ''}") == 2
-        assert "meant for the model 'stabilityai/sd-turbo', not 'sapling': give --model" in capsys.readouterr().err
+        assert "meant for the model 'stabilityai/sd-turbo', not 'sapling': give that" in capsys.readouterr().err
+    assert run(f"treering verify out/marked-0.png --key theirs --any-model {QUICK}") == 1
+    capsys.readouterr()
     assert run(f"treering verify out/marked-0.png --all-keys --json {QUICK}") == 0
     shown = capsys.readouterr()
     assert "'theirs' is meant for the model 'stabilityai/sd-turbo', not 'sapling', and left out" in shown.err
@@ -411,7 +429,7 @@ def test_inspect_draws_a_figure(workplace, folder, capsys):
     capsys.readouterr()
     before = (workplace / "out" / "marked-0.png").read_bytes()
     assert run("treering inspect out/marked-0.png --key alice -o out/marked-0.png") == 2
-    assert "take the place of the image" in capsys.readouterr().err
+    assert "exists; choose another --output" in capsys.readouterr().err
     assert (workplace / "out" / "marked-0.png").read_bytes() == before
 
 

@@ -106,7 +106,12 @@ def test_models_that_take_no_text_are_refused(model):
 
 def test_wrong_arguments_are_refused_before_the_networks_run(model):
     calls = []
-    counted = replace(model, network=lambda z, t, c: calls.append(t) or model.network(z, t, c))
+    encode = model.autoencoder.encode
+    counted = replace(
+        model,
+        network=lambda z, t, c: calls.append(t) or model.network(z, t, c),
+        autoencoder=replace(model.autoencoder, encode=lambda x: calls.append(x) or encode(x)),
+    )
     for wrong in ({"mask": torch.ones(1, 1, 8, 8)}, {"steps": 0}, {"source": ["one", "two", "three"]}):
         with pytest.raises(ValueError, match=r"mask|steps|prompts"):
             edit(counted, X, "a thing", **wrong)

@@ -115,7 +115,10 @@ def test_files_that_are_no_keys_are_refused(tmp_path):
     (tmp_path / "zip.npy").write_bytes(b"PK\x03\x04 and no more")
     np.save(tmp_path / "text.npy", np.full((4, 8, 8), "x"))
     np.save(tmp_path / "numbers.npy", np.ones((4, 8, 8)))
-    for values, mask in (("zip", "numbers"), ("numbers", "zip"), ("text", "numbers"), ("numbers", "text")):
+    np.save(tmp_path / "line.npy", np.ones(8))
+    np.save(tmp_path / "nan.npy", np.full((4, 8, 8), np.nan))
+    wrong = [("zip", "numbers"), ("numbers", "zip"), ("text", "numbers"), ("numbers", "text"), ("line", "line")]
+    for values, mask in (*wrong, ("numbers", "nan")):
         with pytest.raises(ValueError, match="is not a key"):
             read_array_key(tmp_path / f"{values}.npy", mask=tmp_path / f"{mask}.npy")
     with pytest.raises(OSError, match="none"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -154,7 +155,7 @@ class Calibration:
         about = {"settings": asdict(self.settings), "families": self.families, "digest": digest(self)}
         about |= {"sources": self.sources} if self.sources else {}
         metadata = {"format": "treering-calibration", "version": str(VERSION), "about": json.dumps(about)}
-        with appearing(file) as part:
+        with appearing(os.path.realpath(file)) as part:
             try:
                 save_file(tensors, part, metadata)
             except SafetensorError as error:

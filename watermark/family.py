@@ -20,6 +20,8 @@ from watermark.verdict import INCONCLUSIVE, KEY_BASED, MODEL_BASED, NOT_DETECTED
 
 ORDER = (WATERMARKED, INCONCLUSIVE, NOT_DETECTED)
 """Which of several keys' findings is told: a mark first, then what cannot be told."""
+NOTABLE = 0.05
+"""Up to which p a key that cannot reach the level may be there."""
 
 
 @dataclass(frozen=True)
@@ -145,12 +147,12 @@ class Family:
                     f"rate may be as large as {supported:.2g}"
                 )
             return NOT_DETECTED, ""
-        if least > self.fpr:
-            return INCONCLUSIVE, (
-                f"a key with so few rings cannot be found at this level: the least p it can have, corrected for "
-                f"all that was looked at, is {least:.2g}"
-            )
         if p > self.fpr:
+            if least > self.fpr and p <= NOTABLE:
+                return INCONCLUSIVE, (
+                    f"it may be there: a key with so few rings cannot be found at this level, as its p, corrected "
+                    f"for all that was looked at, is {least:.2g} at best"
+                )
             return NOT_DETECTED, ""
         if evidence == MODEL_BASED:
             return INCONCLUSIVE, (

@@ -14,7 +14,7 @@ def appearing(file: str | Path, *, replace: bool = True, private: bool = False) 
     """An empty file beside the one that is meant, to be written to; it gets the name when all went well.
 
     Args:
-        file: the name; of a link, what it points to.
+        file: the name. A link is replaced itself, not what it points to.
         replace: whether it may take the place of another file.
         private: whether its owner alone may read it, because it holds a key or shows one.
 
@@ -22,7 +22,7 @@ def appearing(file: str | Path, *, replace: bool = True, private: bool = False) 
         FileExistsError: if there is a file of the name, which must not be replaced.
         OSError: if it cannot be written.
     """
-    file = Path(file).resolve() if replace else Path(file)
+    file = Path(file)
     part = file.with_name(f".treering-{os.getpid()}-{secrets.token_hex(4)}{file.suffix}")
     os.close(os.open(part, os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666))
     try:
@@ -45,4 +45,8 @@ def place(part: Path, file: Path) -> None:
         raise FileExistsError(f"{file} exists by now") from None
     except OSError:  # no hard links here, as on a FAT disk: reserve the name, then replace what holds it
         os.close(os.open(file, os.O_CREAT | os.O_EXCL, 0o600))
-        part.replace(file)
+        try:
+            part.replace(file)
+        except OSError:
+            file.unlink(missing_ok=True)
+            raise

@@ -68,11 +68,11 @@ class ArrayKey:
         return (written + conjugate_bins(written)) / 2
 
     def save(self, file: str | Path) -> None:
-        """Write a ``.safetensors`` file that :func:`read_array_key` reads, readable by its owner alone."""
+        """Write a new ``.safetensors`` file for :func:`read_array_key`, readable by its owner alone."""
         values, mask = (np.fft.fftshift(a, axes=(-2, -1)) for a in (self.values, self.mask))
         real = np.stack([values.real, values.imag], axis=-1)
         data = save({"values": torch.from_numpy(real), "mask": torch.from_numpy(mask)})
-        with appearing(file, private=True) as part:
+        with appearing(file, replace=False, private=True) as part:
             part.write_bytes(data)
 
 
@@ -192,8 +192,10 @@ def read_array_key(file: str | Path, *, mask: str | Path | None = None) -> Array
                 raise ValueError("several arrays in a file: save each as .npy")
     except (SafetensorError, ValueError, EOFError, BadZipFile) as error:
         raise ValueError(f"{file} is not a key: {error}") from None
-    if not (np.issubdtype(values.dtype, np.number) and marked.dtype.kind in "biuf"):
+    if not (np.issubdtype(values.dtype, np.number) and marked.dtype.kind in "biuf" and np.isfinite(marked).all()):
         raise ValueError(f"{file} is not a key: values and mask must be numbers")
+    if values.ndim < 3 or marked.ndim < 3:
+        raise ValueError(f"{file} is not a key: values and mask must have shape (C, H, W)")
     if values.ndim == 5 or (values.ndim == 4 and not np.iscomplexobj(values) and values.shape[-1] == 2):
         values = values[..., 0] + 1j * values[..., 1]
     values, marked = (a[0] if a.ndim == 4 and len(a) == 1 else a for a in (values, marked))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from inversion import LatentDiffusionModel, sample
 from inversion.diffusion import Progress
+from watermark.files import appearing
 from watermark.keys import RingKey
 from watermark.noise import watermarked_noise, white_noise
 from watermark.numbered import numbered_noise
@@ -102,8 +103,13 @@ def file_name(prompt: str, number: int) -> str:
 
 
 def save(picture: Generated, file: Path) -> Saved:
-    """Write a generated picture as PNG, without metadata."""
-    picture.image.save(file)
+    """Write a generated picture as a new PNG file, without metadata.
+
+    Raises:
+        FileExistsError: if there is one of the name.
+    """
+    with appearing(file, replace=False) as part:
+        picture.image.save(part, "PNG")
     return Saved(str(file), picture.prompt, picture.seed)
 
 

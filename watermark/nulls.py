@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ class Null:
     Attributes:
         family: what kind of image it is.
         image: a picture, or the path of one.
-        source: what tells it from others: its seed and settings, or its file's SHA-256; empty if nothing does.
+        source: what tells it from others: its seed, or its file's SHA-256; empty if nothing does.
     """
 
     family: str
@@ -58,10 +57,10 @@ def generated_nulls(
         seed: of the first one.
         guidance: classifier-free guidance scale.
         steps: of the sampler.
-        known: sources, see :func:`generated_sources`, of pictures that are left out.
+        known: sources, see :func:`seed_source`, of pictures that are left out.
     """
-    sources = generated_sources(prompts, count, seed=seed, guidance=guidance, steps=steps)
-    for i, source in enumerate(sources):
+    for i in range(count):
+        source = seed_source(seed + i)
         if source in known:
             continue
         other = RingKey.generate(Pattern(("dense", "rings")[i // 2 % 2]))
@@ -70,15 +69,9 @@ def generated_nulls(
         yield Null(OTHER_KEY if i % 2 else UNMARKED, made.image, source)
 
 
-def generated_sources(
-    prompts: Sequence[str], count: int, *, seed: int, guidance: float = 3.0, steps: int = 50
-) -> list[str]:
-    """What tells the pictures of :func:`generated_nulls` from others: the seed, and a digest of the rest."""
-
-    def digest(prompt: str) -> str:
-        return hashlib.sha256(json.dumps([prompt, guidance, steps]).encode()).hexdigest()[:8]
-
-    return [f"seed {seed + i}, {digest(prompts[i // 2 % len(prompts)])}" for i in range(count)]
+def seed_source(seed: int) -> str:
+    """The source of a generated picture: its seed alone, as other prompts would leave the same noise in another."""
+    return f"seed {seed}"
 
 
 def given_nulls(files: Iterable[Path], known: Collection[str] = ()) -> list[Null]:

@@ -50,7 +50,8 @@ def calibrate(
     kind that will be verified. To support a false positive rate of 1e-3, 3,000 images without any false positive
     are needed.
     A file called calibration.safetensors in the folder of a local model is used by verify without being asked for.
-    What there is already is saved now and then, and --resume goes on after a stop.
+    What there is already is saved now and then, and --resume goes on after a stop. A seed is used once, whatever
+    the prompt: another --seed adds more pictures.
 
     \b
     treering calibrate --images photographs/ -o sapling.safetensors
@@ -59,12 +60,11 @@ def calibrate(
     """
     from inversion.embedded import data_folder
     from watermark.calibration import Calibration
-    from watermark.inputs import walk
     from watermark.keys import RingKey
-    from watermark.nulls import calibrate, generated_nulls, generated_sources, given_nulls
+    from watermark.nulls import calibrate, generated_nulls, given_nulls, seed_source
     from watermark.verify import Verifier
 
-    files = sorted(map(Path, walk(str(images)))) if images is not None else []
+    files = sorted(f for f in images.rglob("*") if f.is_file()) if images is not None else []
     if not count and not files:
         raise click.UsageError("give --generate N, --images FOLDER with files in it, or both")
     if not output.absolute().parent.is_dir():
@@ -80,7 +80,7 @@ def calibrate(
         before = Calibration.load(output) if output.exists() else None
         known = frozenset() if before is None else frozenset(before.sources)
         given = given_nulls(files, known)
-        left = len(given) + len(set(generated_sources(wanted, count, seed=seed, guidance=guidance)) - known)
+        left = len(given) + sum(seed_source(seed + i) not in known for i in range(count))
         made = generated_nulls(loaded, wanted, count, seed=seed, guidance=guidance, known=known)
         verifier = Verifier(loaded, {"none": RingKey.generate()}, steps=steps, decoder=decoder, workers=1)
         found = calibrate(

@@ -17,11 +17,17 @@ if TYPE_CHECKING:
 
 
 def chosen_keys(
-    store: Path, names: tuple[str, ...], all_keys: bool, model: str, *, optional: bool = False
+    store: Path,
+    names: tuple[str, ...],
+    all_keys: bool,
+    model: str,
+    *,
+    any_model: bool = False,
+    optional: bool = False,
 ) -> dict[str, RingKey]:
     """The keys that were asked for, by name; each of them once. If they are optional there may be none.
 
-    A key that is meant for another model is refused; of all keys it is left out.
+    A key that is meant for another model is refused, and of all keys left out, unless any model will do.
     """
     if optional and not names and not all_keys:
         return {}
@@ -34,12 +40,12 @@ def chosen_keys(
             raise Trouble(f"no keys in {store}; make one: treering key create NAME")
         meant = {name: keys.entry(name).model for name in wanted}
         for name, own in meant.items():
-            if own and own != model:
+            if own and own != model and not any_model:
                 problem = f"the key {name!r} is meant for the model {own!r}, not {model!r}"
                 if not all_keys:
-                    raise Trouble(f"{problem}: give --model {own}")
+                    raise Trouble(f"{problem}: give that --model, or --any-model if this is a copy of it")
                 click.echo(f"treering: warning: {problem}, and left out", err=True)
-        wanted = [name for name, own in meant.items() if not own or own == model]
+        wanted = [name for name, own in meant.items() if any_model or own in ("", model)]
         warn_of_revoked(keys, wanted)
         return {name: keys.get(name) for name in wanted}
 

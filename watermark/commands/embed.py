@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import count as count_from
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def embed(
 ) -> None:
     """Generate watermarked pictures.
 
-    Files are named after the prompt and the seed or number, or counted from 1.
+    Files are named after the prompt and the seed or number, or counted on from the pictures in the folder.
 
     \b
     treering embed "a red apple on a blue background" --key alice
@@ -87,17 +87,26 @@ def embed(
             batch_size=batch_size,
             progress=lambda done, total: track(f"generating {len(every)} pictures", done, total),
         )
-        saved = [save(picture, file) for picture, file in zip(made, files, strict=True)]
+        saved = []
+        for picture, file in zip(made, files, strict=True):
+            try:
+                saved.append(save(picture, file))
+            except FileExistsError:  # by now
+                if first is not None:
+                    raise
+                saved.append(save(picture, *new_files([picture.prompt], output, None)))
     write_records(saved, ["path", "prompt", *(["seed"] if first is not None else [])], form)
 
 
 def new_files(prompts: list[str], folder: Path, first: int | None) -> list[Path]:
-    """Where pictures are written: with numbers from the first one on, or from the first at which none exists."""
+    """Where pictures are written: with numbers from the first one on, or from the highest one in the folder on."""
     from watermark.generate import file_name
 
-    for start in count_from(1) if first is None else (first,):
-        files = [folder / file_name(prompt, start + i) for i, prompt in enumerate(prompts)]
-        there = [file for file in files if file.exists()]
-        if not there:
-            return files
-    raise Trouble(f"{there[0]} exists; choose another --seed, --number or --output")
+    if first is None:
+        numbers = (file.stem.rpartition("-")[2] for file in folder.glob("*-*.png"))
+        first = 1 + max((int(n) for n in numbers if n.isdecimal() and len(n) < 19), default=0)
+    files = [folder / file_name(prompt, first + i) for i, prompt in enumerate(prompts)]
+    for file in files:
+        if os.path.lexists(file):
+            raise Trouble(f"{file} exists; choose another --seed, --number or --output")
+    return files

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from watermark.commands.errors import Trouble, understood
+from watermark.commands.errors import understood
 from watermark.commands.parameters import NumberList
 
 if TYPE_CHECKING:
@@ -117,8 +117,6 @@ def three(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 def write(key: ArrayKey, output: Path) -> None:
     """Write a key to a new file and say what it is."""
-    if output.exists():
-        raise Trouble(f"{output} exists; choose another name")
     key.save(output)
     marked = int(key.mask.sum())
     click.echo(f"wrote {output}: {marked} marked bins of latents {' × '.join(map(str, key.values.shape))}")

@@ -12,7 +12,7 @@ import click
 from watermark.commands.chosen import calibrated, chosen_keys
 from watermark.commands.errors import CARRIED, NOT_CARRIED, TROUBLE, Trouble, understood
 from watermark.commands.models import load_model
-from watermark.commands.options import fpr_option, inversion_options, model_options, store_option
+from watermark.commands.options import any_model_option, fpr_option, inversion_options, model_options, store_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("--key", "key_name", required=True, help="Key to look for.")
+@any_model_option
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="[default: IMAGE-rings.png]")
 @fpr_option
 @inversion_options
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 def inspect(
     image: Path,
     key_name: str,
+    any_model: bool,
     output: Path | None,
     fpr: float,
     steps: int,
@@ -51,9 +53,9 @@ def inspect(
     from watermark.verify import Verifier
 
     file = output or image.with_name(f"{image.stem}-rings.png")
-    if os.path.realpath(file) == os.path.realpath(image):
-        raise Trouble("the figure would take the place of the image; choose another --output")
-    keys = chosen_keys(store, (key_name,), False, model["model"])
+    if os.path.lexists(file):
+        raise Trouble(f"{file} exists; choose another --output")
+    keys = chosen_keys(store, (key_name,), False, model["model"], any_model=any_model)
     with understood():
         verifier = calibrated(Verifier(load_model(**model), keys, fpr=fpr, steps=steps, decoder=decoder, workers=1))
         (examined,) = verifier.examine([image])

@@ -55,6 +55,13 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+any_model_option = click.option(
+    "--any-model",
+    is_flag=True,
+    help="Look for keys that are meant for another model, too, as where --model names a copy of that.",
+)
+
+
 def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say where keys are kept and what opens them; the command gets ``store``, the path.
 

@@ -15,7 +15,14 @@ import click
 from watermark.commands.chosen import calibrated, chosen_keys, fits
 from watermark.commands.errors import Trouble, understood
 from watermark.commands.models import load_model
-from watermark.commands.options import fpr_option, inversion_options, model_options, output_options, store_option
+from watermark.commands.options import (
+    any_model_option,
+    fpr_option,
+    inversion_options,
+    model_options,
+    output_options,
+    store_option,
+)
 from watermark.commands.parameters import Crop, Numbers
 from watermark.commands.progress import progress_bar
 from watermark.commands.verdicts import finish, show, write
@@ -54,6 +61,7 @@ MOST_TRANSFORMS = 100_000
 )
 @click.option("--key", "key_names", multiple=True, help="Key to look for; may be repeated.")
 @click.option("--all-keys", is_flag=True, help="Look for every key of the store.")
+@any_model_option
 @click.option(
     "--foreign-key",
     "foreign",
@@ -101,6 +109,7 @@ def verify(
     workers: int | None,
     key_names: tuple[str, ...],
     all_keys: bool,
+    any_model: bool,
     foreign: tuple[Path, ...],
     fpr: float,
     steps: int,
@@ -146,7 +155,8 @@ def verify(
         raise click.UsageError(
             "--wide looks in places of its own: give no --rotations, --shifts, --crop or --no-mirrored"
         )
-    keys: dict[str, Any] = dict(chosen_keys(store, key_names, all_keys, model["model"], optional=bool(foreign)))
+    chosen = chosen_keys(store, key_names, all_keys, model["model"], any_model=any_model, optional=bool(foreign))
+    keys: dict[str, Any] = dict(chosen)
     with understood():
         for file in foreign:
             if file.stem in keys:

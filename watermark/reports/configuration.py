@@ -15,7 +15,7 @@ from watermark.reports.row import Row
 if TYPE_CHECKING:
     from watermark.verify import Verifier
 
-FORMAT = 1  # changes when verdicts do
+FORMAT = 2  # changes when verdicts do
 EXACT = 16  # hexadecimal digits that must be the same; each pair of the others may differ by the tolerance
 TOLERANCE = 2
 
