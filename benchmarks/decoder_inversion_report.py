@@ -71,7 +71,7 @@ def bars(result: dict[str, Any]) -> dict[str, Any]:
 def against(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> dict[str, Any]:
     """By how many dB one method is nearer than another on the same pictures (n,), and on how many of them."""
     gain = theirs - ours
-    interval = stats.bootstrap((gain,), np.mean, rng=np.random.default_rng(0)).confidence_interval
+    interval = stats.bootstrap((gain,), np.mean, random_state=np.random.default_rng(0)).confidence_interval
     return {
         "gain, dB": float(gain.mean()),
         "ci95": [float(interval.low), float(interval.high)],
