@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from glob import has_magic
 from pathlib import Path
@@ -28,6 +28,8 @@ from watermark.commands.progress import progress_bar
 from watermark.commands.verdicts import finish, show, write
 
 if TYPE_CHECKING:
+    from watermark.foreign import ArrayKey
+    from watermark.keys import RingKey
     from watermark.transforms import Transform
 
 MOST_TRANSFORMS = 100_000
@@ -147,7 +149,6 @@ def verify(
     treering verify --key alice -- -oddly-named.png
     """
     from watermark.calibration import Calibration
-    from watermark.foreign import read_array_key
     from watermark.verify import Verifier
 
     check_usage(images, from_file, output, resume, form)
@@ -156,12 +157,7 @@ def verify(
             "--wide looks in places of its own: give no --rotations, --shifts, --crop or --no-mirrored"
         )
     chosen = chosen_keys(store, key_names, all_keys, model["model"], any_model=any_model, optional=bool(foreign))
-    keys: dict[str, Any] = dict(chosen)
-    with understood():
-        for file in foreign:
-            if file.stem in keys:
-                raise Trouble(f"two keys are called {file.stem!r}; rename {file}")
-            keys[file.stem] = read_array_key(file)
+    keys = with_foreign(chosen, foreign)
     loaded = load_model(**model)
     with understood(), progress_bar() as track:
         transforms = looked_at(loaded.latent_shape, wide, rotations, mirrored, shifts, crops)
@@ -182,6 +178,19 @@ def verify(
         return finish(show(verifier.verify(names()), form, total, images if known else None, keys))
     also = {file.stem: [file.stat().st_size, file.stat().st_mtime_ns] for file in foreign}
     return finish(write(verifier, names(), output, resume, also, total))
+
+
+def with_foreign(keys: Mapping[str, RingKey], files: tuple[Path, ...]) -> dict[str, RingKey | ArrayKey]:
+    """Keys by name, and those of other code by the names of their files."""
+    from watermark.foreign import read_array_key
+
+    every: dict[str, RingKey | ArrayKey] = dict(keys)
+    with understood():
+        for file in files:
+            if file.stem in every:
+                raise Trouble(f"two keys are called {file.stem!r}; rename {file}")
+            every[file.stem] = read_array_key(file)
+    return every
 
 
 def looked_at(
