@@ -395,6 +395,14 @@ def test_a_key_for_another_model_is_refused_by_name_and_left_out_of_all(workplac
     assert "at least one key that fits the model" in capsys.readouterr().err
 
 
+def test_a_foreign_key_has_a_name_of_its_own_and_is_written_once(workplace, capsys):
+    make = "treering key foreign constant-rings --shape 4,32,32 -o alice.safetensors"
+    assert [run(make), run(make)] == [0, 2]
+    assert "exists by now" in capsys.readouterr().err
+    assert run("treering verify out/marked-0.png --key alice --foreign-key alice.safetensors") == 2
+    assert "two keys are called 'alice'; rename alice.safetensors" in capsys.readouterr().err
+
+
 def test_memory_that_runs_out_is_no_bug(workplace, monkeypatch, capsys):
     def greedy(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
