@@ -166,9 +166,22 @@ def test_levels_hold_over_the_keys_at_large_p_too(concentrated):
     y = np.zeros(16)
     y[:concentrated] = np.linspace(1, 1.3, concentrated)
     directions = key_matrix(keys, shape)
-    p = p_of(directions @ y / np.linalg.norm(y), np.zeros(len(keys), dtype=int), y[None], directions, "levels")
+    p = p_of(directions @ y / np.linalg.norm(y), np.tile(y, (len(keys), 1)), directions, "levels")
     for level in (0.02, 0.1, 0.3, 0.5):
         assert stats.binomtest(int((p <= level).sum()), len(p), level, "greater").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["dense", "rings", "levels"])
+@pytest.mark.parametrize("decoys", [0, 200])
+def test_a_search_in_parts_finds_the_same(kind, decoys, monkeypatch):
+    keys = keys_of(kind, 5)
+    noise = np.concatenate([white(2, seed=5), undo(marked(keys[2], seed=6), ANGLES[7])])
+    whole = search(noise, keys, ANGLES, decoys=decoys)
+    monkeypatch.setattr("watermark.search.MOST_NUMBERS", 5000)  # a few transformations of one sample at a time
+    for one, other in zip(whole, search(noise, keys, ANGLES, decoys=decoys), strict=True):
+        assert (one.key, one.transform, one.family) == (other.key, other.transform, other.family)
+        np.testing.assert_allclose(one.per_key, other.per_key, rtol=1e-9)
+        np.testing.assert_allclose([one.rho, one.p_value], [other.rho, other.p_value], rtol=1e-9)
 
 
 def test_bad_arguments_are_named():

@@ -190,13 +190,17 @@ def read_array_key(file: str | Path, *, mask: str | Path | None = None) -> Array
             values, marked = (np.load(f, allow_pickle=False) for f in (file, Path(mask)))
             if not (isinstance(values, np.ndarray) and isinstance(marked, np.ndarray)):
                 raise ValueError("several arrays in a file: save each as .npy")
+    except RecursionError:
+        raise ValueError(f"{file} is not a key: its header is nested too deeply") from None
+    except MemoryError:
+        raise ValueError(f"{file} is not a key: it says that it holds more than fits into memory") from None
     except (SafetensorError, ValueError, EOFError, BadZipFile) as error:
         raise ValueError(f"{file} is not a key: {error}") from None
     if not (np.issubdtype(values.dtype, np.number) and marked.dtype.kind in "biuf" and np.isfinite(marked).all()):
         raise ValueError(f"{file} is not a key: values and mask must be numbers")
     if values.ndim < 3 or marked.ndim < 3:
         raise ValueError(f"{file} is not a key: values and mask must have shape (C, H, W)")
-    if values.ndim == 5 or (values.ndim == 4 and not np.iscomplexobj(values) and values.shape[-1] == 2):
+    if values.ndim in (4, 5) and not np.iscomplexobj(values) and values.shape[-1] == 2:
         values = values[..., 0] + 1j * values[..., 1]
     values, marked = (a[0] if a.ndim == 4 and len(a) == 1 else a for a in (values, marked))
     return centred(values.astype(np.complex128), marked.astype(bool))

@@ -19,11 +19,11 @@ from torch import Tensor
 from watermark.detection import TINY, angle_test, scale_of, sign_test
 from watermark.features import Array, as_noise, coordinates, key_vector
 from watermark.keys import Pattern, RingKey
-from watermark.rings import rings_for
+from watermark.rings import Rings, rings_for
 from watermark.transforms import IDENTITY, Transform, views
 
 MOST_NUMBERS = 2**26
-"""At most so many numbers, half a GiB, are held at a time for the views of samples."""
+"""At most so many numbers, half a GiB, are in each array of views of samples, or of their fits."""
 
 
 @dataclass(frozen=True)
@@ -97,38 +97,41 @@ def search_vectors(
     whitening: NDArray[np.floating] | None = None,
     decoys: int = 0,
 ) -> list[Match]:
-    """:func:`search` with the matrix of the keys made before; few samples at a time if there is much to look at."""
-    at_once = max(1, MOST_NUMBERS // (len(transforms) * directions.shape[1]))
+    """:func:`search` with the matrix of the keys made before, in parts if there is much to look at."""
+    most = max(1, MOST_NUMBERS // max(len(directions) + decoys, directions.shape[1]))
+    at_once = max(1, most // len(transforms))
     if len(z) > at_once:
         parts = [z[i : i + at_once] for i in range(0, len(z), at_once)]
         return [
             m for part in parts for m in search_vectors(part, directions, pattern, transforms, whitening, decoys)
         ]
-    scale = scale_of(whitening, z.shape, pattern)
-    drawn = random_directions(decoys, directions, pattern.kind)
+    rings, scale = rings_for(z.shape, pattern), scale_of(whitening, z.shape, pattern)
+    marked = z[:, list(rings.channels)]
+    every = directions
+    if decoys:
+        every = np.concatenate([directions, random_directions(decoys, directions, pattern.kind)])
+    best, where = best_fits(marked, every, rings, pattern.kind, transforms, scale, most)
+    best, peak = best[:, : len(directions)], np.sort(best[:, len(directions) :])
+    where = where[:, : len(directions)]
     out = []
-    rings = rings_for(z.shape, pattern)
-    seen = [coordinates(view, rings, pattern.kind) for view in views(z[:, list(rings.channels)], transforms)]
     for i in range(len(z)):
-        plain, energy = (np.stack([pair[part][i] for pair in seen]) for part in (0, 1))
-        y = plain / scale
-        norm = np.linalg.norm(y, axis=1)
-        if not (norm > 0).all():
-            raise ValueError("noise is zero on all rings: nothing to test")
-        fits = directions @ (y / norm[:, None]).T
-        best, where = fits.max(1), fits.argmax(1)
-        single = p_of(best, where, y, directions, pattern.kind)
+        likely = where[i] if pattern.kind == "levels" else where[i, [best[i].argmax()]]
+        places, rows = np.unique(likely, return_inverse=True)
+        again = views(marked[i : i + 1], [transforms[place] for place in places])
+        plain, energy = map(np.concatenate, zip(*(coordinates(v, rings, pattern.kind) for v in again), strict=True))
+        single = p_of(best[i], (plain / scale)[rows], directions, pattern.kind)
+        winner = int(np.lexsort((-best[i], single))[0])
+        row = rows[winner if len(rows) > 1 else 0]
         if decoys:
-            peak = np.sort((drawn @ (y / norm[:, None]).T).max(1))
-            per_key = (1 + decoys - np.searchsorted(peak, best - 1e-12)) / (decoys + 1)  # ties count
+            fewer = np.searchsorted(peak[i], best[i] - 1e-12)  # ties count
+            per_key = (1 + decoys - fewer) / (decoys + 1)
         else:
             per_key = np.minimum(1.0, len(transforms) * single)
-        winner = int(np.lexsort((-best, single))[0])
         out.append(
             Match(
                 key=winner,
-                transform=int(where[winner]),
-                rho=float(plain[where[winner]] @ directions[winner] / np.sqrt(energy[where[winner]])),
+                transform=int(where[i, winner]),
+                rho=float(plain[row] @ directions[winner] / np.sqrt(energy[row])),
                 p_value=float(min(1.0, len(directions) * per_key[winner])),
                 single_p_value=float(single[winner]),
                 per_key=per_key,
@@ -138,18 +141,48 @@ def search_vectors(
     return out
 
 
-def p_of(best: Array, where: NDArray[np.int64], y: Array, directions: Array, kind: str) -> Array:
-    """P of every key through its best transformation alone, (N,)."""
+def best_fits(
+    marked: Array,
+    directions: Array,
+    rings: Rings,
+    kind: str,
+    transforms: Sequence[Transform],
+    scale: Array | float,
+    most: int,
+) -> tuple[Array, NDArray[np.int64]]:
+    """The best cosine of every sample's marked channels with every direction, (B, N), and through which transform.
+
+    Raises:
+        ValueError: if there is nothing to test.
+    """
+    best = np.full((len(marked), len(directions)), -np.inf)
+    where = np.zeros(best.shape, dtype=np.int64)
+    for first in range(0, len(transforms), most):
+        seen = [coordinates(view, rings, kind)[0] for view in views(marked, transforms[first : first + most])]
+        for i in range(len(marked)):
+            y = np.stack([plain[i] for plain in seen]) / scale
+            norm = np.linalg.norm(y, axis=1)
+            if not (norm > 0).all():
+                raise ValueError("noise is zero on all rings: nothing to test")
+            fits = directions @ (y / norm[:, None]).T
+            top = fits.max(1)
+            where[i] = np.where(top > best[i], first + fits.argmax(1), where[i])
+            best[i] = np.maximum(best[i], top)
+    return best, where
+
+
+def p_of(best: Array, y: Array, directions: Array, kind: str) -> Array:
+    """P of every key through its best transformation alone, (N,); for ``levels`` y (N, d) is what is seen there."""
     p = np.maximum(angle_test(best, directions.shape[1])[1], TINY)
     if kind == "levels":  # counting is slow, so only where it can matter; elsewhere Hoeffding's larger bound
-        weighted = y[where] * directions
+        weighted = y * directions
         fit = np.maximum(weighted.sum(1), 0)
         bound = np.exp(-(fit**2) / np.maximum(2 * (weighted**2).sum(1), TINY))
         counted = p < 0.01
         p[~counted] = np.maximum(p, bound)[~counted]
         for i in np.flatnonzero(counted):
             size = np.abs(directions[i])
-            p[i] = max(p[i], sign_test(y[where[i]] * size, np.sign(directions[i])))
+            p[i] = max(p[i], sign_test(y[i] * size, np.sign(directions[i])))
     return p
 
 
