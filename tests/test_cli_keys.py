@@ -125,7 +125,7 @@ def test_revoking_from_the_command_line(desk, capsys):
     with pytest.raises(errors.Trouble, match="'bob' is meant for the model 'sapling', not 'other'"):
         stores.marking_key(store, "bob", "other")
     told(capsys)
-    stores.warn_of_revoked(store, ["alice", "bob"])
+    stores.warn_of_revoked(store.list())
     assert capsys.readouterr().err == f"treering: warning: the key 'alice' is revoked since {revoked}\n"
 
 

@@ -103,6 +103,11 @@ def test_keys_in_files(tmp_path):
         np.testing.assert_allclose(detect_array(noise, read).statistic, expected.statistic, rtol=1e-4)
 
 
+def npy_header(fields):
+    """A .npy file of version 1 of a header alone."""
+    return b"\x93NUMPY\x01\x00" + len(fields).to_bytes(2, "little") + fields.encode()
+
+
 def test_files_that_are_no_keys_are_refused(tmp_path):
     np.save(tmp_path / "pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
@@ -117,7 +122,12 @@ def test_files_that_are_no_keys_are_refused(tmp_path):
     np.save(tmp_path / "numbers.npy", np.ones((4, 8, 8)))
     np.save(tmp_path / "line.npy", np.ones(8))
     np.save(tmp_path / "nan.npy", np.full((4, 8, 8), np.nan))
+    np.save(tmp_path / "five.npy", np.ones((1, 4, 8, 8, 1)))
+    (tmp_path / "nested.npy").write_bytes(npy_header("{'descr': '<f8', 'fortran_order': " + "-" * 5000 + "1}"))
+    huge = "{'descr': '<f8', 'fortran_order': False, 'shape': (4, 8, 10000000000000)}"
+    (tmp_path / "huge.npy").write_bytes(npy_header(huge))
     wrong = [("zip", "numbers"), ("numbers", "zip"), ("text", "numbers"), ("numbers", "text"), ("line", "line")]
+    wrong += [("five", "numbers"), ("nested", "numbers"), ("huge", "numbers")]
     for values, mask in (*wrong, ("numbers", "nan")):
         with pytest.raises(ValueError, match="is not a key"):
             read_array_key(tmp_path / f"{values}.npy", mask=tmp_path / f"{mask}.npy")

@@ -168,9 +168,25 @@ def test_a_costly_file_is_refused_before_it_costs_anything(store, other, monkeyp
         other.import_file(file, passphrase=WORDS)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
+def test_a_secret_that_others_may_read_is_not_imported(store, other):
+    file, _ = file_of(store, None)
+    file.chmod(0o640)
+    with pytest.raises(KeyStoreError, match=r"mode 0640.*chmod 600"):
+        other.import_file(file)
+    assert other.list() == ()
+    file.chmod(0o600)
+    other.import_file(file)
+    file.unlink()
+    protected, _ = file_of(store, WORDS)
+    protected.chmod(0o644)  # nobody reads the secret without the passphrase
+    assert keyfile.read_key_file(protected, encryption.Passphrase(WORDS))[1] == store.get("alice")
+
+
 def test_key_files_of_version_1_can_be_read(other, tmp_path):
     file = tmp_path / "alice.key"
     file.write_text(VERSION_1, encoding="utf-8")
+    file.chmod(0o600)
     entry = Entry("alice", "21ad784154b1387a", "2025-05-01T12:00:00+00:00", "team ü", pattern=Pattern("rings"))
     assert other.import_file(file) == entry
     assert other.get("alice") == RingKey(bytes(range(32)), Pattern("rings"))

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from watermark import KeyStore, Pattern, RingKey
 from watermark.keystore import encryption
+from watermark.keystore import store as keystore
 from watermark.keystore.entries import Entry
 from watermark.keystore.store import KeyStoreError
 
@@ -127,6 +128,21 @@ def test_only_the_owner_can_read_it(store):
     for use in (store.list, lambda: store.get("alice"), lambda: store.create("bob"), lambda: store.encrypt(WORDS)):
         with pytest.raises(KeyStoreError, match=r"mode 0644.*chmod 600"):
             use()
+
+
+def test_many_keys_are_read_at_once(store, monkeypatch):
+    secured = KeyStore(store.path, WORDS)
+    keys = {name: RingKey.generate() for name in ("carol", "alice", "bob")}
+    for name, key in keys.items():
+        secured.add(name, key)
+    calls = []
+    transaction = keystore.transaction
+    monkeypatch.setattr(keystore, "transaction", lambda *a, **k: calls.append(a) or transaction(*a, **k))
+    assert secured.get_all(iter(["bob", "carol"])) == {name: keys[name] for name in ("bob", "carol")}
+    assert len(calls) == 1
+    assert secured.get_all([]) == {}
+    with pytest.raises(KeyStoreError, match="'dave'"):
+        secured.get_all(["alice", "dave"])
 
 
 def test_deleted_secrets_are_gone_from_the_file(store):
@@ -568,6 +584,7 @@ def test_a_change_of_passphrase_that_is_killed_changes_nothing(store):
 import sys
 from watermark import KeyStore
 from watermark.keystore import encryption
+from watermark.keystore import store as keystore
 encryption.COST = 2
 store = KeyStore(sys.argv[1], sys.argv[2])
 for i in range(int(sys.argv[2]) + 1, 100000):

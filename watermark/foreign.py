@@ -198,11 +198,11 @@ def read_array_key(file: str | Path, *, mask: str | Path | None = None) -> Array
         raise ValueError(f"{file} is not a key: {error}") from None
     if not (np.issubdtype(values.dtype, np.number) and marked.dtype.kind in "biuf" and np.isfinite(marked).all()):
         raise ValueError(f"{file} is not a key: values and mask must be numbers")
-    if values.ndim < 3 or marked.ndim < 3:
-        raise ValueError(f"{file} is not a key: values and mask must have shape (C, H, W)")
     if values.ndim in (4, 5) and not np.iscomplexobj(values) and values.shape[-1] == 2:
         values = values[..., 0] + 1j * values[..., 1]
     values, marked = (a[0] if a.ndim == 4 and len(a) == 1 else a for a in (values, marked))
+    if values.ndim != 3 or marked.ndim != 3:
+        raise ValueError(f"{file} is not a key: values and mask must have shape (C, H, W)")
     return centred(values.astype(np.complex128), marked.astype(bool))
 
 

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -16,6 +15,8 @@ from inversion.fingerprint import fingerprint
 from watermark.calibration import Calibration, CalibrationError
 from watermark.generate import generate
 from watermark.keys import Pattern, RingKey
+from watermark.reading.content import ImageError
+from watermark.reading.images import read_bytes
 from watermark.verify import Verifier
 
 UNMARKED, OTHER_KEY, GIVEN = "unmarked", "another key", "given"
@@ -84,20 +85,11 @@ def given_nulls(files: Iterable[Path], known: Collection[str] = ()) -> list[Null
     found: dict[str, Null] = {}
     for file in files:
         try:
-            with file.open("rb") as content:
-                source = sha256(content).hexdigest()
-        except OSError:  # the verifier will say so, too
+            source = hashlib.sha256(read_bytes(file)).hexdigest()
+        except ImageError:  # the verifier will say so, too
             source = ""
         found.setdefault(source or str(file), Null(GIVEN, file, source))
     return [null for null in found.values() if null.source not in known]
-
-
-def sha256(file: BinaryIO) -> hashlib._Hash:
-    """The digest of an open file, of which a part is held at a time."""
-    digest = hashlib.sha256()
-    while part := file.read(2**20):
-        digest.update(part)
-    return digest
 
 
 def calibrate(

@@ -19,7 +19,9 @@ from watermark.commands.progress import progress_bar
     "--generate", "count", type=click.IntRange(0), default=0, help="Pictures of the model, half of them marked."
 )
 @click.option(
-    "--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of real images."
+    "--images",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of real images; links in it are not followed.",
 )
 @click.option("--prompts", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One prompt a line.")
 @click.option(
@@ -60,11 +62,12 @@ def calibrate(
     """
     from inversion.embedded import data_folder
     from watermark.calibration import Calibration
+    from watermark.inputs import walk
     from watermark.keys import RingKey
     from watermark.nulls import calibrate, generated_nulls, given_nulls, seed_source
     from watermark.verify import Verifier
 
-    files = sorted(f for f in images.rglob("*") if f.is_file()) if images is not None else []
+    files = sorted(map(Path, walk(str(images)))) if images is not None else []
     if not count and not files:
         raise click.UsageError("give --generate N, --images FOLDER with files in it, or both")
     if not output.absolute().parent.is_dir():

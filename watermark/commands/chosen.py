@@ -35,19 +35,18 @@ def chosen_keys(
         raise click.UsageError("give either --key NAME, once or more, or --all-keys")
     with understood():
         keys = key_store(store)
-        wanted = [entry.name for entry in keys.list()] if all_keys else list(dict.fromkeys(names))
-        if not wanted:
+        entries = keys.list() if all_keys else [keys.entry(name) for name in dict.fromkeys(names)]
+        if not entries:
             raise Trouble(f"no keys in {store}; make one: treering key create NAME")
-        meant = {name: keys.entry(name).model for name in wanted}
-        for name, own in meant.items():
-            if own and own != model and not any_model:
-                problem = f"the key {name!r} is meant for the model {own!r}, not {model!r}"
+        for entry in entries:
+            if entry.model not in ("", model) and not any_model:
+                problem = f"the key {entry.name!r} is meant for the model {entry.model!r}, not {model!r}"
                 if not all_keys:
                     raise Trouble(f"{problem}: give that --model, or --any-model if this is a copy of it")
                 click.echo(f"treering: warning: {problem}, and left out", err=True)
-        wanted = [name for name, own in meant.items() if any_model or own in ("", model)]
-        warn_of_revoked(keys, wanted)
-        return {name: keys.get(name) for name in wanted}
+        wanted = [entry for entry in entries if any_model or entry.model in ("", model)]
+        warn_of_revoked(wanted)
+        return keys.get_all(entry.name for entry in wanted)
 
 
 def fits(name: str, key: Any, model: LatentDiffusionModel) -> bool:  # noqa: ANN401 - ours or of other code

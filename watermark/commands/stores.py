@@ -15,6 +15,7 @@ from watermark.commands.options import FILE_IN_META
 
 if TYPE_CHECKING:
     from watermark.keys import RingKey
+    from watermark.keystore.entries import Entry
     from watermark.keystore.store import KeyStore
 
 
@@ -66,9 +67,8 @@ def marking_key(store: KeyStore, name: str, model: str) -> RingKey:
     return store.get(name)
 
 
-def warn_of_revoked(store: KeyStore, names: Iterable[str]) -> None:
+def warn_of_revoked(entries: Iterable[Entry]) -> None:
     """Say on stderr which of the keys are revoked."""
-    for name in names:
-        revoked = store.entry(name).revoked
-        if revoked is not None:
-            click.echo(f"treering: warning: the key {name!r} is revoked since {revoked}", err=True)
+    for entry in entries:
+        if entry.revoked is not None:
+            click.echo(f"treering: warning: the key {entry.name!r} is revoked since {entry.revoked}", err=True)

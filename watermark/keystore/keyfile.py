@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
+import stat
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,8 @@ def read_key_file(file: str | Path, passphrase: Passphrase | None = None) -> tup
     """Read a key file of this version or an older one.
 
     Raises:
-        KeyStoreError: if it cannot be read, is of a newer version, is not exactly as exported, or the passphrase is
-            wrong, missing, or given for a file that has none.
+        KeyStoreError: if it cannot be read, is of a newer version, is not exactly as exported, the passphrase is
+            wrong, missing, or given for a file that has none, or others may read a file without one.
     """
     found = _read(Path(file), passphrase)
     if isinstance(found, str):
@@ -106,7 +108,7 @@ def _read(file: Path, passphrase: Passphrase | None) -> tuple[Entry, RingKey] | 
     """A key with its record, or what is wrong."""
     damaged = f"{file} is not a key file, or was changed since it was exported"
     try:
-        raw = _start(file)
+        raw, mode = _start(file), stat.S_IMODE(file.stat().st_mode)
         fields = json.loads(raw)
         version = fields["version"]
         if fields["format"] == FORMAT and type(version) is int and version > VERSION:
@@ -136,7 +138,11 @@ def _read(file: Path, passphrase: Passphrase | None) -> tuple[Entry, RingKey] | 
         return f"cannot read {file}: {error.strerror}"
     except (ValueError, KeyError, TypeError, RecursionError, KeyStoreError):
         return damaged
-    return (entry, key) if passphrase is None else f"{file} has no passphrase, although one was given"
+    if passphrase is not None:
+        return f"{file} has no passphrase, although one was given"
+    if os.name == "posix" and mode & 0o077:
+        return f"{file} has mode {mode:04o}, others may read the secret in it; run: chmod 600 {file}"
+    return entry, key
 
 
 def _write(file: Path, entry: Entry, key: RingKey, passphrase: Passphrase | None) -> str | None:

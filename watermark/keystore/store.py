@@ -10,6 +10,7 @@ without it by whoever may write the file. Nothing protects from an older copy of
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from watermark.keys import Pattern, RingKey
@@ -99,6 +100,13 @@ class KeyStore:
     def get(self, name: str) -> RingKey:
         """The key of a name, also of a revoked one. Raises KeyStoreError if there is none."""
         return self._find(name)[1]
+
+    def get_all(self, names: Iterable[str]) -> dict[str, RingKey]:
+        """The keys of names, also of revoked ones, read at one time. Raises KeyStoreError if one is missing."""
+        with transaction(self.path) as db:
+            opened = unlock(db, self.path, self._passphrase)
+            entries = [read_entry(db, self.path, name) for name in names]
+            return {entry.name: read_key(db, self.path, entry, self._passphrase, opened) for entry in entries}
 
     def list(self) -> tuple[Entry, ...]:
         """All keys, by name; none if there is no store yet."""
