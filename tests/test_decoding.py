@@ -17,6 +17,7 @@ from PIL import Image
 from tests.hostile_bytes import END, PIXELS, chunk, encoded, header
 from watermark.reading import decoding
 from watermark.reading.decoding import AHEAD, Decoded, _decoded, decoded
+from watermark.reading.images import read_picture
 
 SIZE = (32, 32)
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,6 +161,22 @@ def test_order_and_pixels_are_the_same_with_workers(files):
     assert all(map(same, alone, isolated))
     assert all(item.pixels.shape == (32, 32, 3) and item.pixels.dtype == np.uint8 for item in isolated)
     assert isolated[1].sha256 == ""
+
+
+def test_whole_pictures_come_from_a_process(files, tmp_path):
+    large, bad = tmp_path / "large.png", tmp_path / "bad.png"
+    large.write_bytes(encoded("PNG", np.tile(PIXELS, (3, 2, 1))))
+    bad.write_bytes(header(8, 8) + b"no chunk")
+    images = [files[0], bad, large, tmp_path / "none.png"]
+    found = list(decoding.whole(images))
+    assert [item.name for item in found] == list(map(str, images))
+    for item, path in ((found[0], files[0]), (found[2], large)):
+        picture = read_picture(path)
+        assert np.array_equal(item.pixels, picture.pixels)
+        assert (item.sha256, item.warnings) == (picture.sha256, picture.warnings)
+    assert found[2].pixels.shape == (3 * PIXELS.shape[0], 2 * PIXELS.shape[1], 3)
+    assert [item.reason.partition(":")[0] for item in (found[1], found[3])] == ["unreadable", "not_found"]
+    assert children() == {}
 
 
 def test_it_reads_a_bounded_number_ahead(files):

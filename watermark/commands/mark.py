@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,7 @@ from watermark.commands.stores import key_store, marking_key
 
 if TYPE_CHECKING:
     from watermark.marking.mark import Marked
-    from watermark.reading.content import ImageError
-    from watermark.reading.images import Picture
+    from watermark.reading.decoding import Decoded
     from watermark.verdict import Verdict
 
 FIELDS = ("image", "path", "status", "p_value", "rho", "psnr", "ssim", "reason")
@@ -116,9 +115,9 @@ def mark(
     treering mark photo.png --key alice -o firm --fpr 1e-12 --json
     """
     from watermark.marking.mark import mark as mark_pictures
-    from watermark.reading.content import ImageError
     from watermark.reading.fitting import fit
     from watermark.reading.images import Picture
+    from watermark.verdict import UNREADABLE
     from watermark.verify import Verifier
 
     with understood():
@@ -126,27 +125,28 @@ def mark(
         files = targets(images, output, resume)
     loaded = load_model(**model)
     rows: list[Row] = []
-    with understood(), ended_by_signals(), reported(rows, form), progress_bar() as track:
+    parts = closing(batches(list(files), batch_size))
+    with understood(), ended_by_signals(), reported(rows, form), progress_bar() as track, parts as read_batches:
         verifier = calibrated(Verifier(loaded, {key_name: ring_key}, fpr, steps, decoder, batch_size))
-        for batch in batches(list(files), batch_size):
-            good = {name: picture for name, picture in batch if isinstance(picture, Picture)}
+        for batch in read_batches:
+            good = {name: read.pixels for name, read in batch if read.pixels is not None}
             made = mark_pictures(
                 verifier,
-                [picture.pixels for picture in good.values()],
+                list(good.values()),
                 strength=strength,
                 min_psnr=min_psnr,
                 method=method,
                 progress=lambda done, _: track("marking", len(rows) + done, len(files)),
             )
             found = dict(zip(good, made, strict=True))
-            for name, picture in batch:
-                if isinstance(picture, ImageError):
-                    rows.append(Row(str(name), None, "unreadable", reason=f"{picture.code}: {picture}"))
+            for name, read in batch:
+                if read.pixels is None:
+                    rows.append(Row(str(name), None, UNREADABLE, reason=read.reason or ""))
                 else:
-                    notes = (*picture.warnings, *fit(picture, loaded.image_size)[1])
+                    notes = (*read.warnings, *fit(Picture(read.pixels), loaded.image_size)[1])
                     rows.append(written(found[name], name, files[name], notes))
             track("marking", len(rows), len(files))
-    if any(row.status == "unreadable" for row in rows):
+    if any(row.status == UNREADABLE for row in rows):
         return TROUBLE
     return CARRIED if all(row.path is not None for row in rows) else NOT_CARRIED
 
@@ -174,22 +174,19 @@ def targets(images: tuple[Path, ...], output: Path, resume: bool) -> dict[Path, 
     return files
 
 
-def batches(names: list[Path], size: int) -> Iterator[list[tuple[Path, Picture | ImageError]]]:
+def batches(names: list[Path], size: int) -> Generator[list[tuple[Path, Decoded]], None, None]:
     """Pictures as they are read, so many together, fewer if they are large."""
-    from watermark.reading.images import ImageError, Picture, read_picture
+    from watermark.reading.decoding import whole
 
-    batch: list[tuple[Path, Picture | ImageError]] = []
+    batch: list[tuple[Path, Decoded]] = []
     pixels = 0
-    for name in names:
-        try:
-            read: Picture | ImageError = read_picture(name)
-        except ImageError as error:
-            read = error
-        batch.append((name, read))
-        pixels += read.pixels.size // 3 if isinstance(read, Picture) else 0
-        if len(batch) == size or pixels >= MOST_PIXELS:
-            yield batch
-            batch, pixels = [], 0
+    with closing(whole(names)) as pictures:
+        for name, read in zip(names, pictures, strict=True):
+            batch.append((name, read))
+            pixels += 0 if read.pixels is None else read.pixels.size // 3
+            if len(batch) == size or pixels >= MOST_PIXELS:
+                yield batch
+                batch, pixels = [], 0
     if batch:
         yield batch
 

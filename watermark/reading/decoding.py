@@ -1,7 +1,7 @@
-"""Image files → pictures fitted to a model, in processes of their own.
+"""Image files → pictures, fitted to a model or whole, in processes of their own.
 
 A decoder that hangs, crashes or fills the memory costs one image. The workers never import torch, and what they
-send back is as small as the model's pictures.
+send back to be tested is as small as the model's pictures.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Decoded:
 
     Attributes:
         name: the path as it was given, or ``image 3`` for one in memory.
-        pixels: (h, w, 3) uint8, sRGB, fitted to the model; None if there is nothing to test.
+        pixels: (h, w, 3) uint8, sRGB, fitted to the model or whole; None if there is nothing to test.
         sha256: of the file's bytes, hexadecimal; empty if there was no file, or if it was not read to its end.
         warnings: what was not plain about the file, how it was read, and how it was fitted.
         status: None if it can be tested, else ``unreadable`` or ``inconclusive``.
@@ -108,6 +108,22 @@ def read_fitted(image: str | Path | Image.Image, name: str, size: tuple[int, int
     except MemoryError:
         return _refused(name, ImageError("too_large", NO_MEMORY))
     return Decoded(name, pixels, picture.sha256, picture.warnings + notes)
+
+
+def whole(
+    images: Iterable[str | Path], *, timeout: float = 20.0, memory: int = 2 * 2**30
+) -> Generator[Decoded, None, None]:
+    """Read files as they are, in order, in a process of its own; the arguments are those of :func:`decoded`."""
+    return _decoded(images, (0, 0), read_whole, 1, timeout, memory)
+
+
+def read_whole(image: str | Path | Image.Image, name: str, size: tuple[int, int]) -> Decoded:
+    """Read a file and fit it to nothing, whatever the size, in the calling process."""
+    try:
+        picture = from_image(image) if isinstance(image, Image.Image) else read_picture(image)
+    except ImageError as error:
+        return _refused(name, error)
+    return Decoded(name, picture.pixels, picture.sha256, picture.warnings)
 
 
 def _refused(name: str, error: ImageError) -> Decoded:
