@@ -177,6 +177,12 @@ def test_exit_codes_and_outputs_of_verify(workplace, folder, capsys):
     assert run("treering verify out/marked-0.png --all-keys --csv") == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert (row["key"], row["keys_tried"], row["status"]) == ("alice", "2", "watermarked")
+    assert run(f"treering verify out/marked-0.png {unmarked} missing.png --all-keys --coarse --json") == 2
+    found, other, missing = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (found["key"], found["status"], found["p_value"], found["rho"]) == ("alice", "watermarked", 1e-6, None)
+    assert (other["key"], other["status"], other["rho"]) == (None, "not_detected", None)
+    assert other["p_value"] in (0.05, 1.0)
+    assert missing["reason"] == "not_found: no such file"
 
 
 QUICK = "--decoder encoder --steps 2 --workers 0"
@@ -225,6 +231,7 @@ def test_what_does_not_go_together_is_refused_before_anything_is_loaded(workplac
         ("x -o r.jsonl --json", "--json is for standard output"),
         ("x -o r.csv", "must be called something.jsonl or something.parquet"),
         ("x --from-file nowhere", "does not exist"),
+        ("x -o r.jsonl --coarse", "--coarse is for what is shown"),
     ):
         assert run(f"treering verify --key alice {words}") == 2
         assert message in capsys.readouterr().err

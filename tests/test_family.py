@@ -9,10 +9,10 @@ from tests.test_calibration import SETTINGS, SHAPE, coloured
 from watermark import Pattern, RingKey, detect, watermarked_noise
 from watermark.calibration import Calibration, false_positives
 from watermark.detection import TINY, angle_test, least_p, sign_test
-from watermark.family import NOTABLE, Family
+from watermark.family import Family
 from watermark.foreign import detect_array, tree_ring_key
 from watermark.transforms import IDENTITY, UNCHANGED, Transform, plain_transforms, transforms_of, undo
-from watermark.verdict import INCONCLUSIVE, KEY_BASED, MODEL_BASED, NOT_DETECTED, NULL_BASED, WATERMARKED
+from watermark.verdict import INCONCLUSIVE, KEY_BASED, MODEL_BASED, NOT_DETECTED, NOTABLE, NULL_BASED, WATERMARKED
 
 DENSE = [RingKey(bytes([i]) * 32) for i in range(6)]
 RINGS = RingKey(bytes([50]) * 32, Pattern("rings"))

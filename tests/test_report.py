@@ -1,6 +1,7 @@
 """What people read below and in a table of verdicts."""
 
 import io
+from dataclasses import replace
 
 from watermark.reports.tables import Rows, evidence_text, number_text, print_table, verdict_table
 from watermark.reports.tally import Tally, duration
@@ -12,6 +13,7 @@ from watermark.verdict import (
     UNREADABLE,
     WATERMARKED,
     Verdict,
+    coarse,
 )
 
 
@@ -32,6 +34,29 @@ def test_numbers_in_words():
     assert number_text(right) == "picture 7 (r = 0.81, p = 1e-30)"
     wrong = Verdict("a", WATERMARKED, correlation=0.01, number_p_value=0.3)
     assert number_text(wrong) == "none of the pictures (r = 0.01, p = 0.3)"
+
+
+def test_the_public_is_told_nothing_to_climb_by():
+    exact = Verdict(
+        "a.png", WATERMARKED, "k", 3e-40, 0.61, KEY_BASED, 2, 8, "mirrored", 1e-6, ("b",), 0, 1000, 3e-3,
+        7, 0.8, 1e-9, warnings=("resized",), sha256="ab",
+    )  # fmt: skip
+    told = coarse(exact)
+    assert told == Verdict(
+        "a.png", WATERMARKED, "k", 1e-6, None, KEY_BASED, 2, 8, "", 1e-6, ("b",), None, 1000, None, 7,
+        warnings=("resized",), sha256="ab",
+    )  # fmt: skip
+    assert coarse(told) == told
+    assert cells(told)[1:] == ["watermarked", "1e-06", "–", "k", "also b; picture 7; resized"]
+    assert "not counted" not in evidence_text([told])
+    for p, shown in ((2e-6, 0.05), (0.05, 0.05), (0.051, 1.0), (1.0, 1.0)):
+        unsure = replace(exact, status=INCONCLUSIVE, p_value=p, number=None, reason="p is small, but …")
+        assert coarse(unsure) == replace(
+            told, status=INCONCLUSIVE, key=None, p_value=shown, number=None, other_keys=("b",)
+        )
+    assert coarse(replace(exact, p_value=0.06, fpr=0.1)).p_value == 0.1
+    unread = Verdict("x", UNREADABLE, reason="not_found: no such file")
+    assert coarse(unread) == unread
 
 
 def test_what_p_rests_on():

@@ -16,12 +16,10 @@ from watermark.foreign import ArrayKey
 from watermark.keys import RingKey
 from watermark.search import holm
 from watermark.transforms import Transform
-from watermark.verdict import INCONCLUSIVE, KEY_BASED, MODEL_BASED, NOT_DETECTED, NULL_BASED, WATERMARKED
+from watermark.verdict import INCONCLUSIVE, KEY_BASED, MODEL_BASED, NOT_DETECTED, NOTABLE, NULL_BASED, WATERMARKED
 
 ORDER = (WATERMARKED, INCONCLUSIVE, NOT_DETECTED)
 """Which of several keys' findings is told: a mark first, then what cannot be told."""
-NOTABLE = 0.05
-"""Up to which p a key that cannot reach the level may be there."""
 
 
 @dataclass(frozen=True)

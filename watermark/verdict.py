@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 WATERMARKED, NOT_DETECTED = "watermarked", "not_detected"
 INCONCLUSIVE, UNREADABLE = "inconclusive", "unreadable"
+
+NOTABLE = 0.05
+"""Up to which p a key may be there that cannot reach the level; and the middle of what :func:`coarse` tells."""
 
 KEY_BASED, NULL_BASED, MODEL_BASED = "key-based", "null-based", "model-based"
 
@@ -71,3 +74,28 @@ class Verdict:
     reason: str = ""
     warnings: tuple[str, ...] = ()
     sha256: str = ""
+
+
+def coarse(verdict: Verdict) -> Verdict:
+    """What a public detector may say of a verdict.
+
+    Whoever sees exact numbers can change an image a little at a time until its mark is gone, or until another's is
+    there. So p becomes the level, 0.05 or 1, the first that it is not above; ρ, correlations, counts of null images
+    and the transformation are left out, and of images that are not ``watermarked`` the key and the reason, too.
+    """
+    if verdict.p_value is None:
+        return verdict
+    edges = sorted({1.0, NOTABLE, verdict.fpr or 1.0})
+    found = verdict.status == WATERMARKED
+    return replace(
+        verdict,
+        key=verdict.key if found else None,
+        p_value=next(edge for edge in edges if verdict.p_value <= edge),
+        rho=None,
+        transform="",
+        null_hits=None,
+        fpr_bound=None,
+        correlation=None,
+        number_p_value=None,
+        reason="",
+    )

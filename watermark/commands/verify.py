@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from glob import has_magic
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from watermark.foreign import ArrayKey
     from watermark.keys import RingKey
     from watermark.transforms import Transform
+    from watermark.verdict import Verdict
 
 MOST_TRANSFORMS = 100_000
 
@@ -99,6 +101,11 @@ MOST_TRANSFORMS = 100_000
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="File of treering calibrate.  [default: that of the model, if it has one that fits]",
 )
+@click.option(
+    "--coarse",
+    is_flag=True,
+    help="Say nothing that helps to remove a mark: for answers that the public sees. p is the level, 0.05 or 1.",
+)
 @store_option
 @model_options
 @output_options
@@ -124,6 +131,7 @@ def verify(
     wide: bool,
     numbers: range | None,
     calibration: Path | None,
+    coarse: bool,
     store: Path,
     form: str | None,
     **model: Any,  # noqa: ANN401 - exactly the options of model_options
@@ -143,6 +151,7 @@ def verify(
     treering verify out/*.png --key alice --calibration sapling.safetensors
     treering verify *.png --all-keys --json | jq 'select(.status == "watermarked")'
     treering verify picture.png --key alice --numbers 0-9999
+    treering verify upload.jpg --all-keys --coarse --json
     treering verify theirs.png --foreign-key theirs.safetensors --calibration nulls.safetensors --fpr 1e-2
     treering verify photos --recursive --key alice -o report.jsonl --resume
     find photos -name '*.jpg' -print0 | treering verify --from-file - --key alice -o report.parquet
@@ -152,6 +161,8 @@ def verify(
     from watermark.verify import Verifier
 
     check_usage(images, from_file, output, resume, form)
+    if coarse and output is not None:
+        raise click.UsageError("--coarse is for what is shown; a report is for those who may see all")
     if wide and (rotations or shifts or crops or not mirrored):
         raise click.UsageError(
             "--wide looks in places of its own: give no --rotations, --shifts, --crop or --no-mirrored"
@@ -175,9 +186,20 @@ def verify(
         total = sum(1 for _ in names()) if again and sys.stderr.isatty() else None
     if output is None:
         known = not recursive and from_file is None and not any(map(has_magic, images))
-        return finish(show(verifier.verify(names()), form, total, images if known else None, keys))
+        verdicts = verifier.verify(names())
+        if coarse:
+            verdicts = coarsely(verdicts)
+        return finish(show(verdicts, form, total, images if known else None, keys))
     also = {file.stem: [file.stat().st_size, file.stat().st_mtime_ns] for file in foreign}
     return finish(write(verifier, names(), output, resume, also, total))
+
+
+def coarsely(verdicts: Generator[Verdict, None, None]) -> Generator[Verdict, None, None]:
+    """Verdicts as the public may see them."""
+    from watermark.verdict import coarse
+
+    with closing(verdicts):
+        yield from map(coarse, verdicts)
 
 
 def with_foreign(keys: Mapping[str, RingKey], files: tuple[Path, ...]) -> dict[str, RingKey | ArrayKey]:

@@ -89,9 +89,9 @@ def verdict_table(
 
 def number_text(verdict: Verdict) -> str:
     """Which picture of the key it is, in words; empty if nothing was asked."""
-    if verdict.correlation is None:
-        return ""
     which = "none of the pictures" if verdict.number is None else f"picture {verdict.number}"
+    if verdict.correlation is None:
+        return "" if verdict.number is None else which
     return f"{which} (r = {verdict.correlation:.2f}, p = {p_text(verdict.number_p_value)})"
 
 
