@@ -13,6 +13,7 @@ from diffusers import (
 )
 from diffusers.pipelines.stable_video_diffusion import pipeline_stable_video_diffusion
 from PIL import Image
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion, sample
 from inversion.conventions import fold_frames, unfold_frames
@@ -212,6 +213,26 @@ def test_models_on_disk(name, tmp_path):
     half = LatentDiffusionModel.load(tmp_path, dtype="bf16")
     assert half.dtype == torch.bfloat16
     assert distance(sample(half, z, steps=2, prompt=prompt), expected) < 0.1
+
+
+def test_a_tokenizer_that_is_a_sentencepiece_model_alone(tmp_path):
+    """As repositories of PixArt and CogVideoX have it; transformers turns it into one of its own."""
+    pipe, model = wrap("pixart")
+    pipe.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer" / "tokenizer.json").unlink()
+    spelled = ModelProto()
+    spelled.trainer_spec.model_type = spelled.trainer_spec.UNIGRAM
+    spelled.trainer_spec.pad_id, spelled.trainer_spec.eos_id, spelled.trainer_spec.unk_id = 0, 1, 2
+    kinds = {"<pad>": ModelProto.SentencePiece.CONTROL, "</s>": ModelProto.SentencePiece.CONTROL}
+    kinds["<unk>"] = ModelProto.SentencePiece.UNKNOWN
+    for piece, number in sorted(pipe.tokenizer.get_vocab().items(), key=lambda item: item[1]):
+        kind = kinds.get(piece, ModelProto.SentencePiece.NORMAL)
+        spelled.pieces.add(piece=piece, score=-float(number > 2), type=kind)
+    (tmp_path / "tokenizer" / "spiece.model").write_bytes(spelled.SerializeToString())
+    z = noise(shape_for("pixart", model))
+    loaded = LatentDiffusionModel.load(tmp_path)
+    expected = sample(model, z, steps=2, prompt=PROMPTS)
+    assert distance(sample(loaded, z, steps=2, prompt=PROMPTS), expected) < 1e-5
 
 
 def test_sizes_of_the_models_themselves():

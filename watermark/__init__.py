@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from watermark.noise import watermarked_noise
     from watermark.nulls import calibrate
     from watermark.verdict import Verdict
-    from watermark.verify import Verifier
+    from watermark.verify import Verifier, with_calibration
 
 __all__ = [
     "Calibration",
@@ -27,6 +27,7 @@ __all__ = [
     "calibrate",
     "detect",
     "watermarked_noise",
+    "with_calibration",
 ]
 
 _HOMES = {
@@ -40,6 +41,7 @@ _HOMES = {
     "calibrate": "nulls",
     "detect": "detection",
     "watermarked_noise": "noise",
+    "with_calibration": "verify",
 }
 
 
