@@ -16,10 +16,13 @@ which nobody knows who does not know the attack; intervals are by a bootstrap ov
 rules. L1 distances are standardised for every key on the same negatives. What the rules do by themselves is beside
 it: at their own p, at the thresholds 50 and 77 that are in use (for latents of 64 × 64; in proportion here) for raw
 distances, and at a threshold set on every second of the clean negatives; its false positives are those of the rest.
+The angle has the p of verdicts for keys of other code, too: the share of the model's null images that fit as well.
+None of these carries another key of that code.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,7 @@ from benchmarks.rates import interval, tidy
 from benchmarks.record import RESULTS, rate, write
 from benchmarks.robustness import FULL, QUICK, RECOVERIES, scores_of
 from benchmarks.robustness_noise import ENCODER, FORGERY, OURS, REMOVAL, Cell, recovered
-from benchmarks.robustness_pictures import KINDS, load
+from benchmarks.robustness_pictures import KINDS, NOBODY, load, own_number
 from benchmarks.scores import (
     EXACT,
     L1,
@@ -44,21 +47,29 @@ from benchmarks.scores import (
     Scores,
     difference,
     measure,
+    misfits,
     outcome,
     paired,
     standardised,
     thresholds,
 )
+from inversion import LatentDiffusionModel
+from watermark.calibration import Calibration
+from watermark.features import Array
 from watermark.search import holm
+from watermark.verify import calibration_file
 
 Json = dict[str, Any]
 Found = dict[tuple[str, str, str], Outcome]
 
-TESTS = (L1, "tree-ring, chi-square", "tree-ring, angle", "dense", "dense, searched")
-LEVEL = LEVELS[1]
+Nulls = tuple[Array, Array]
+
+ANGLE = "tree-ring, angle"
+TESTS = (L1, "tree-ring, chi-square", ANGLE, "dense", "dense, searched")
+LEVEL, COUNTED = LEVELS[1], LEVELS[0]
 FIXED = (50.0, 77.0)
 PAIRS = (
-    *((("tree-ring, angle", r), (test, r)) for r in RECOVERIES for test in TESTS[:2]),
+    *(((ANGLE, r), (test, r)) for r in RECOVERIES for test in TESTS[:2]),
     *((("dense, searched", OURS), (test, ENCODER)) for test in TESTS[:2]),
     *(((test, r), (L1, r)) for test in EXACT[:2] for r in RECOVERIES),
 )
@@ -70,7 +81,7 @@ def conditions_of(run_conditions: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(c for c in run_conditions if c not in (*REMOVAL, *FORGERY))
 
 
-def own_rules(found: Found, conditions: tuple[str, ...], side: int) -> Json:
+def own_rules(found: Found, conditions: tuple[str, ...], side: int, nulls: Nulls | None) -> Json:
     """What every rule finds at its own threshold, and takes for marked that is not, by condition.
 
     The L1 distance has fixed thresholds, and one that is set on every second of the clean negatives, on which it is
@@ -93,7 +104,38 @@ def own_rules(found: Found, conditions: tuple[str, ...], side: int) -> Json:
         for fixed in FIXED:
             name = f"{RAW} | {recovery} | L1 ≤ {fixed:g} · {side}/64"
             out[name] = {c: taken(s, fixed * side / 64) for c, s in raw.items()}
+    if nulls is not None:
+        out[f"{ANGLE} | {OURS} | counted on null images, p ≤ {COUNTED:g}"] = {
+            c: taken(counted(found[c, OURS, ANGLE].scores, nulls), COUNTED) for c in conditions
+        }
     return out
+
+
+def null_fits(model: LatentDiffusionModel, own: Sequence[int], nobody: Sequence[int]) -> Nulls | None:
+    """How the model's null images fit keys that nobody has, (N, K), and those of pictures, (N, n)."""
+    file = calibration_file(model)
+    if not file.is_file():
+        return None
+    noise = Calibration.load(file).noise
+    return misfits(ANGLE, noise, nobody), misfits(ANGLE, noise, own)
+
+
+def counted(s: Scores, nulls: Nulls) -> Scores:
+    """The share of null images that fit as well, in place of every p."""
+
+    def p(fit: Array, null: Array) -> Array:
+        least = np.sort(null, axis=0)
+        each = [np.searchsorted(least[:, k], fit[:, k], "right") for k in range(fit.shape[1])]
+        return (1 + np.stack(each, axis=1)) / (len(null) + 1)
+
+    others, own = nulls
+    return Scores(
+        own=p(s.own[None], own)[0],
+        null=p(s.null, others),
+        units=s.units,
+        other_keys=p(s.other_keys, others),
+        null_of_own=p(s.null_of_own, own),
+    )
 
 
 def taken(s: Scores, limit: float, rest: NDArray[np.bool_] | slice = slice(None)) -> Json:
@@ -137,7 +179,9 @@ def power(found: Found, conditions: tuple[str, ...]) -> Json:
     return {"rules": rules, "pairs": pairs}
 
 
-def analyse(noise: dict[Cell, NDArray[np.float16]], conditions: tuple[str, ...], keys: int) -> Json:
+def analyse(
+    noise: dict[Cell, NDArray[np.float16]], conditions: tuple[str, ...], keys: int, nulls: Nulls | None
+) -> Json:
     """Every rule under every condition."""
     found: Found = {}
     for c in track(conditions, "testing", console=Console(stderr=True)):
@@ -148,7 +192,7 @@ def analyse(noise: dict[Cell, NDArray[np.float16]], conditions: tuple[str, ...],
     cells: Json = {}
     for (c, r, t), one in found.items():
         cells.setdefault(c, {}).setdefault(f"{t} | {r}", measure(one, t not in (L1, RAW)))
-    return {"cells": cells, "power": power(found, conditions), "rules": own_rules(found, conditions, side)}
+    return {"cells": cells, "power": power(found, conditions), "rules": own_rules(found, conditions, side, nulls)}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -164,7 +208,9 @@ def main(quick: bool, name: str, dtype: str, output: Path) -> None:
     wanted = [(kind, c, recovery) for c in conditions for kind in KINDS for recovery in RECOVERIES]
     noise = recovered(model, run, wanted, output, "peers")
     settings = run.settings(model) | {"keys": run.keys, "conditions": list(conditions)}
-    result = {"settings": settings} | analyse(noise, conditions, run.keys)
+    own = [own_number("tree-ring", i) for i in range(run.pictures)]
+    nulls = null_fits(model, own, range(NOBODY, NOBODY + run.keys))
+    result = {"settings": settings} | analyse(noise, conditions, run.keys, nulls)
     path = write("peers", result, output)
     draw(result, path.with_suffix(".png"))
     click.echo(readme_table(result))

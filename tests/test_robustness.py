@@ -265,6 +265,21 @@ def test_quick_runs_share_noise_resume_and_report(tmp_path, monkeypatch):
     assert set(rules["power"]["rules"]) == {f"{t} | {r}" for t in peers.TESTS for r in peers.RECOVERIES}
     assert len(rules["power"]["pairs"]) == len(peers.PAIRS)
     assert "tree-ring, raw L1 | encoder | L1 ≤ 50 · 32/64" in rules["rules"]
+    assert rules["rules"][f"tree-ring, angle | {peers.OURS} | counted on null images, p ≤ 0.01"]["clean"]["false"]
+
+
+def test_p_is_counted_on_the_null_images_of_the_same_key():
+    rng = np.random.default_rng(0)
+    fits = {"own": (3,), "null": (6, 4), "other_keys": (3, 4), "null_of_own": (6, 3)}
+    s = scoring.Scores(**{name: rng.integers(1, 9, shape) / 9 for name, shape in fits.items()}, units=np.arange(6))
+    others, own = rng.integers(1, 9, (50, 4)) / 9, rng.integers(1, 9, (50, 3)) / 9
+    told = peers.counted(s, (others, own))
+    for i, k in np.ndindex(6, 4):
+        assert told.null[i, k] == (1 + (others[:, k] <= s.null[i, k]).sum()) / 51
+    for i in range(3):
+        assert told.own[i] == (1 + (own[:, i] <= s.own[i]).sum()) / 51
+    assert told.other_keys.shape == (3, 4)
+    assert told.null_of_own.shape == (6, 3)
 
 
 def test_unmarked_pictures_meet_the_removal_that_marked_ones_do():

@@ -21,7 +21,8 @@ class Verdict:
 
     - ``key-based``: exact over the secret choice of the key, for any image, see :mod:`watermark.detection`. How
       often these very keys are found where they are not is another matter, which ``fpr_bound`` says.
-    - ``null-based``, for keys of ``zeros`` and of other code: the share of null images that fit as well.
+    - ``null-based``, for keys of ``zeros`` and of other code: the share of null images that fit as well. Images
+      that carry another key of such a kind may fit more often, unless there are such null images, too.
     - ``model-based``, for such keys without null images: holds only if recovered noise is white and Gaussian, which
       it is not. Such an image is never called ``watermarked``.
 

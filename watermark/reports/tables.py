@@ -25,7 +25,7 @@ from watermark.verdict import (
 
 EVIDENCE = {
     KEY_BASED: "p is exact over the secret choice of the key, for any image",
-    NULL_BASED: "p is the share of null images that fit as well",
+    NULL_BASED: "p is the share of null images that fit as well; another key of such a kind may fit more often",
     MODEL_BASED: "p holds for white noise only, which recovered noise is not",
 }
 COLOURS = {WATERMARKED: "green", NOT_DETECTED: "default", INCONCLUSIVE: "yellow", UNREADABLE: "red"}
