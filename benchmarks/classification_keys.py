@@ -16,9 +16,10 @@ from torch import Tensor
 
 from watermark.detection import TINY, angle_test
 from watermark.features import Array, noise_vector
-from watermark.foreign import ArrayKey, conjugate_bins, constant_ring_key, detect_array
+from watermark.foreign import ArrayKey, conjugate_bins, detect_array
 from watermark.keys import Pattern, RingKey
 from watermark.noise import watermarked_noise
+from watermark.published_keys import constant_ring_key
 from watermark.search import key_matrix
 
 Rows = NDArray[np.int64]

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from watermark.detection import TINY, angle_test
 from watermark.features import Array
-from watermark.foreign import ArrayKey, Complex, conjugate_bins, tree_ring_key
+from watermark.foreign import ArrayKey, Complex, conjugate_bins
 from watermark.keys import Pattern, RingKey
+from watermark.published_keys import tree_ring_key
 from watermark.search import key_matrix, search_vectors
 from watermark.transforms import Transform, views
 

@@ -13,8 +13,9 @@ from inversion.fingerprint import fingerprint
 from watermark.calibration import Calibration
 from watermark.detection import TINY, angle_test, detect
 from watermark.features import Array
-from watermark.foreign import ArrayKey, conjugate_bins, constant_ring_key, coordinates, tree_ring_key
+from watermark.foreign import ArrayKey, conjugate_bins, coordinates
 from watermark.keys import Pattern
+from watermark.published_keys import constant_ring_key, tree_ring_key
 from watermark.search import key_matrix, search_vectors
 from watermark.transforms import IDENTITY, Transform, plain_transforms, views
 from watermark.verify import Verifier

@@ -16,8 +16,9 @@ which nobody knows who does not know the attack; intervals are by a bootstrap ov
 rules. L1 distances are standardised for every key on the same negatives. What the rules do by themselves is beside
 it: at their own p, at the thresholds 50 and 77 that are in use (for latents of 64 × 64; in proportion here) for raw
 distances, and at a threshold set on every second of the clean negatives; its false positives are those of the rest.
-The angle has the p of verdicts for keys of other code, too: the share of the model's null images that fit as well.
-None of these carries another key of that code.
+Where it is known how keys were drawn, as here, verdicts take the angle between draws, whose p is exact, see
+:mod:`watermark.draws`. Of others they count how many null images fit as well by the angle between bins; this is
+here, too, for the model's null images, none of which carries another key of that code.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from benchmarks.robustness import FULL, QUICK, RECOVERIES, scores_of
 from benchmarks.robustness_noise import ENCODER, FORGERY, OURS, REMOVAL, Cell, recovered
 from benchmarks.robustness_pictures import KINDS, NOBODY, load, own_number
 from benchmarks.scores import (
+    DRAWS,
     EXACT,
     L1,
     LEVELS,
@@ -65,7 +67,7 @@ Found = dict[tuple[str, str, str], Outcome]
 Nulls = tuple[Array, Array]
 
 ANGLE = "tree-ring, angle"
-TESTS = (L1, "tree-ring, chi-square", ANGLE, "dense", "dense, searched")
+TESTS = (L1, "tree-ring, chi-square", ANGLE, DRAWS, "dense", "dense, searched")
 LEVEL, COUNTED = LEVELS[1], LEVELS[0]
 FIXED = (50.0, 77.0)
 PAIRS = (

@@ -22,9 +22,9 @@ from benchmarks.kept import keep, kept, kept_file, prompts_digest, weights
 from benchmarks.latents import round_to_8_bits
 from inversion import LatentDiffusionModel, sample
 from inversion.embedded import data_folder, sapling_folder
-from watermark.foreign import constant_ring_key, tree_ring_key
 from watermark.keys import Pattern, RingKey
 from watermark.noise import watermarked_noise
+from watermark.published_keys import constant_ring_key, tree_ring_key
 
 UNMARKED, CONTROL, VIEW = "unmarked", "unmarked, other seeds", "view"
 MARKS: dict[str, tuple[Pattern, float]] = {

@@ -22,10 +22,11 @@ from benchmarks.kept import keep, kept, kept_file, made_of
 from inversion import LatentDiffusionModel, sample
 from inversion.decoder import STEPS
 from inversion.embedded import data_folder
-from watermark.foreign import ArrayKey, tree_ring_key
+from watermark.foreign import ArrayKey
 from watermark.generate import initial_noise, to_images
 from watermark.keys import Pattern, RingKey
 from watermark.noise import watermarked_noise
+from watermark.published_keys import tree_ring_key
 
 MARKS = ("dense", "tree-ring")
 KINDS = (*MARKS, "unmarked")

@@ -23,9 +23,10 @@ from benchmarks.rates import interval, tidy
 from benchmarks.record import rate
 from benchmarks.robustness_pictures import our_key, their_key
 from benchmarks.usual_recipes import chi_square
-from watermark.detection import TINY
+from watermark.detection import TINY, angle_test
+from watermark.draws import cosine, drawn_values
 from watermark.features import Array
-from watermark.foreign import ArrayKey
+from watermark.foreign import ArrayKey, coordinates
 from watermark.keys import Pattern
 from watermark.search import key_matrix
 from watermark.transforms import IDENTITY, plain_transforms, wide_transforms
@@ -34,11 +35,12 @@ EXACT = ("dense", "dense, searched", "dense, wide search", "rings")
 L1 = "tree-ring, L1"
 TREE_RING = ("tree-ring, angle", "tree-ring, chi-square", L1)
 RAW = "tree-ring, raw L1"
+DRAWS = "tree-ring, draws"
 """Our keys by our test: as it is, through mirrorings and right angles, and through all angles and crops. Keys of
 tree-ring code by our statistic, whose p takes the noise to be white for them, by the chi-square p of Wen et al.
 2023, and by the L1 distance. That differs more between keys than between pictures, as some keys have more energy.
 So it is *standardised*: less the key's mean in the negatives, over its standard deviation there, as a verifier may
-who has them. *Raw* it is as it comes."""
+who has them. *Raw* it is as it comes. By *draws*, the p of the same keys is exact, see :mod:`watermark.draws`."""
 LEVELS = (1e-2, 1e-3)
 VERDICT = 1e-6
 RESAMPLINGS = 1000
@@ -79,6 +81,8 @@ def misfits(test: str, noise: NDArray[np.floating], numbers: Sequence[int]) -> A
         rows = [(np.arange(len(z)), None)]
         return our_p(z, directions(numbers, shape, kind), Pattern(kind), transforms, rows)
     keys = their_keys(numbers, shape)
+    if test == DRAWS:
+        return draws_p(z, keys)
     if test == "tree-ring, angle":
         return their_p(z, keys, IDENTITY)
     mask = keys[0].mask
@@ -87,6 +91,16 @@ def misfits(test: str, noise: NDArray[np.floating], numbers: Sequence[int]) -> A
     if test == "tree-ring, chi-square":
         return chi_square(bins, np.stack(values))
     return np.stack([np.abs(bins - value).mean(1) for value in values], axis=1)
+
+
+def draws_p(z: Array, keys: Sequence[ArrayKey]) -> Array:
+    """P (B, K) of :func:`watermark.foreign.detect_array` for keys that were drawn in the same way."""
+    same = keys[0].regression
+    spectrum = np.fft.fft2(z)
+    estimate = coordinates(spectrum, same.pairs, same.own) @ same.matrix.T
+    drawn = [drawn_values(key.draws, key.values) for key in keys if key.draws is not None]
+    fits = np.stack([cosine(estimate, each) for each in drawn], axis=1)
+    return np.maximum(angle_test(fits, 2 * len(drawn[0]))[1], TINY)
 
 
 def scores(

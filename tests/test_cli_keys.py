@@ -63,7 +63,8 @@ def test_patterns_from_the_command_line(desk, capsys):
 
 
 def test_keys_of_other_code_become_files(desk, capsys):
-    from watermark.foreign import constant_ring_key, read_array_key, tree_ring_key
+    from watermark.foreign import read_array_key
+    from watermark.published_keys import constant_ring_key, tree_ring_key
 
     assert run("treering key foreign tree-ring --seed 5 --shape 4,32,32 --radius 4 -o a.safetensors") == 0
     assert "wrote a.safetensors: 49 marked bins of latents 4 × 32 × 32" in told(capsys)

@@ -6,7 +6,7 @@ import pytest
 
 from inversion.fingerprint import fingerprint
 from watermark import Pattern, RingKey, Verifier
-from watermark.foreign import tree_ring_key
+from watermark.published_keys import tree_ring_key
 from watermark.reports.configuration import agree, configuration
 from watermark.transforms import Transform
 

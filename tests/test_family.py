@@ -10,14 +10,16 @@ from watermark import Pattern, RingKey, detect, watermarked_noise
 from watermark.calibration import Calibration, false_positives
 from watermark.detection import TINY, angle_test, least_p, sign_test
 from watermark.family import Family
-from watermark.foreign import detect_array, tree_ring_key
+from watermark.foreign import ArrayKey, detect_array
+from watermark.published_keys import tree_ring_key
 from watermark.transforms import IDENTITY, UNCHANGED, Transform, plain_transforms, transforms_of, undo
 from watermark.verdict import INCONCLUSIVE, KEY_BASED, MODEL_BASED, NOT_DETECTED, NOTABLE, NULL_BASED, WATERMARKED
 
 DENSE = [RingKey(bytes([i]) * 32) for i in range(6)]
 RINGS = RingKey(bytes([50]) * 32, Pattern("rings"))
 ZEROS = RingKey(bytes([60]) * 32, Pattern("zeros"))
-THEIRS = tree_ring_key(7, SHAPE, pattern="rand", radius=8)
+DRAWN = tree_ring_key(7, SHAPE, pattern="rand", radius=8)
+THEIRS = ArrayKey(DRAWN.values, DRAWN.mask)  # of which nobody knows how it was made
 
 
 def white(count, seed=0):
@@ -75,6 +77,22 @@ def test_two_keys_in_one_image_are_both_named():
     assert {found.key, *found.other_keys} == {"0", "1"}
     (alone,) = family(keys).test(marked(DENSE[0]))
     assert alone.other_keys == ()
+
+
+@pytest.mark.parametrize("pattern", ["ring", "rand"])
+def test_a_key_of_other_code_that_was_drawn_needs_no_null_images(pattern):
+    alice, bob = (tree_ring_key(seed, SHAPE, pattern=pattern) for seed in (3, 4))
+    noise = white(1) + np.fft.ifft2(2 * alice.mark).real
+    (found,) = family({"alice": alice, "ours": DENSE[0]}).test(noise)
+    assert (found.status, found.key, found.evidence) == (WATERMARKED, "alice", KEY_BASED)
+    assert found.p_value <= 1e-6
+    (other,) = family({"bob": bob}).test(noise)
+    assert (other.status, other.evidence) == (NOT_DETECTED, KEY_BASED)
+    (counted,) = family({"alice": alice}, calibration=nulls(white(100, seed=9))).test(noise)
+    assert (counted.status, counted.evidence, counted.nulls.hits) == (WATERMARKED, KEY_BASED, 0)
+    both = noise + marked(DENSE[0], seed=1)
+    (told,) = family({"alice": alice, "ours": DENSE[0]}).test(both)
+    assert {told.key, *told.other_keys} == {"alice", "ours"}
 
 
 @pytest.mark.parametrize("key", [ZEROS, THEIRS])

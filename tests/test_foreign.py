@@ -4,14 +4,9 @@ import torch
 from safetensors.torch import save_file
 from scipy import stats
 
-from watermark.foreign import (
-    ArrayKey,
-    constant_ring_key,
-    detect_array,
-    read_array_key,
-    their_disc,
-    tree_ring_key,
-)
+from watermark.draws import drawn_values
+from watermark.foreign import ArrayKey, coordinates, detect_array, read_array_key
+from watermark.published_keys import constant_ring_key, their_disc, tree_ring_key
 from watermark.verify import why_unfit
 
 SHAPE = (4, 64, 64)
@@ -94,13 +89,67 @@ def test_keys_in_files(tmp_path):
         tmp_path / "key.safetensors",
     )
     noise = inject(white(2), key)
-    expected = detect_array(noise, key)
+    expected = detect_array(noise, ArrayKey(key.values, key.mask))  # these files do not say how it was drawn
     for read in (
         read_array_key(tmp_path / "values.npy", mask=tmp_path / "mask.npy"),
         read_array_key(tmp_path / "key.safetensors"),
     ):
         assert np.array_equal(read.mask, key.mask)
         np.testing.assert_allclose(detect_array(noise, read).statistic, expected.statistic, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pattern", ["ring", "rand"])
+@pytest.mark.parametrize("channel", [3, -1])
+def test_p_is_exact_over_the_draws_for_any_image(pattern, channel):
+    """For noise that is anything but white: smooth, and marked with another key of the same code."""
+    keys = [tree_ring_key(seed, (4, 32, 32), pattern=pattern, channel=channel, radius=6) for seed in range(400)]
+    other = tree_ring_key(10**6, (4, 32, 32), pattern=pattern, channel=channel, radius=6)
+    ramp = np.cumsum(np.cumsum(white(1, 3, (4, 32, 32)), axis=-1), axis=-2)
+    for image in (inject(white(1, 4, (4, 32, 32)), other), ramp - ramp.mean((-2, -1), keepdims=True)):
+        p = np.concatenate([detect_array(image, key).p_value for key in keys])
+        assert stats.kstest(p, "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("pattern", ["ring", "rand"])
+def test_draws_are_what_the_mark_is_made_of(pattern, monkeypatch):
+    monkeypatch.setattr("watermark.draws.RIDGE", 1e-9)
+    key = tree_ring_key(5, (4, 32, 32), pattern=pattern, radius=6)
+    drawn = drawn_values(key.draws, key.values)
+    assert len(drawn) == (6 if pattern == "ring" else np.abs(key.draws).max())
+    r = key.regression
+    found = coordinates(key.mark[None], r.pairs, r.own)[0] @ r.matrix.T
+    if (
+        pattern == "rand"
+    ):  # real values of bins that are their own conjugates are no draws: nothing of them is tested
+        assert (key.mask & (key.draws == 0)).sum() == 1
+    np.testing.assert_allclose(found, np.concatenate([drawn.real, drawn.imag]), rtol=1e-4, atol=1e-4)
+
+
+def test_draws_in_files(tmp_path):
+    key = tree_ring_key(5, (4, 32, 32), radius=6)
+    key.save(tmp_path / "key.safetensors")
+    read = read_array_key(tmp_path / "key.safetensors")
+    assert np.array_equal(read.draws, key.draws)
+    noise = inject(white(1, 2, (4, 32, 32)), key)
+    assert detect_array(noise, read).p_value == detect_array(noise, key).p_value
+    tree_ring_key(5, (4, 32, 32), pattern="zeros").save(tmp_path / "zeros.safetensors")
+    assert read_array_key(tmp_path / "zeros.safetensors").draws is None
+
+    inside = np.argwhere(key.draws == 2)[0]
+    for where, number in ((inside, 3), (inside, 10**15), (inside, -(2**63)), ((0, 0, 0), 1)):
+        wrong = key.draws.copy()
+        wrong[tuple(where)] = number
+        with pytest.raises(ValueError, match="draw"):
+            ArrayKey(key.values, key.mask, wrong)
+    with pytest.raises(ValueError, match="draws must be numbered from 1"):
+        ArrayKey(key.values, key.mask, 2 * key.draws)
+    with pytest.raises(ValueError, match="draws must number bins"):
+        ArrayKey(key.values, key.mask, 0 * key.draws)
+    tensors = {"values": torch.from_numpy(key.values.astype(np.complex64)), "mask": torch.from_numpy(key.mask)}
+    for bad in (torch.ones(3, dtype=torch.int64), torch.from_numpy(key.draws).double()):
+        save_file(tensors | {"draws": bad}, tmp_path / "bad.safetensors")
+        with pytest.raises(ValueError, match="signed integers"):
+            read_array_key(tmp_path / "bad.safetensors")
 
 
 def npy_header(fields):

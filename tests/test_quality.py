@@ -10,7 +10,8 @@ from scipy.spatial.distance import pdist
 
 from benchmarks import quality, quality_pictures, quality_report, quality_tests
 from benchmarks.quality_pictures import CONTROL, FOREIGN, GROUPS, MARKS, UNMARKED, VIEW, initial
-from watermark.foreign import conjugate_bins, constant_ring_key
+from watermark.foreign import conjugate_bins
+from watermark.published_keys import constant_ring_key
 from watermark.rings import rings_for
 
 SHAPE = (4, 32, 32)

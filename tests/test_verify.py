@@ -381,7 +381,7 @@ def test_a_calibration_in_the_models_folder_is_used_if_it_fits(sapling, alice, u
 
 
 def test_keys_of_other_code_are_tested_with_ours(sapling, alice, marked):
-    from watermark.foreign import tree_ring_key
+    from watermark.published_keys import tree_ring_key
 
     theirs = tree_ring_key(999999, (4, 32, 32), radius=5)
     (verdict,) = Verifier(sapling, {"alice": alice, "theirs": theirs}).verify(marked[:1])

@@ -80,13 +80,13 @@ class Family:
     def null_rate(self, name: str, p: float) -> Rate | None:
         """How many null images fit as well as p, before the correction for keys; None without null images.
 
-        For a key of ours any of them counts that fits as well; for another, that one alone. Each half of the images
-        is whitened by the other, and what is tested by both: with few images that is another test.
+        For a key whose p is exact any of these counts that fits as well; for another, that one alone. Each half of
+        the images is whitened by the other, and what is tested by both: with few images that is another test.
         """
         return None if self.calibration is None else false_positives(self.null_p_values(name), p)
 
     def null_p_values(self, name: str) -> Array:
-        """(n,) the smallest p of any key of ours in every null image, or that of another key if the name is one."""
+        """(n,) the smallest p of any exact key in every null image, or that of another key if the name is one."""
         self.count()
         return self._null_p[name]
 
@@ -97,7 +97,7 @@ class Family:
         )
         if best.status != WATERMARKED:
             return best
-        pairs = [pair for pair in zip(self._groups, fits, strict=True) if pair[0].pattern]
+        pairs = [pair for pair in zip(self._groups, fits, strict=True) if pair[0].exact]
         p = {n: q for group, fit in pairs for n, q in zip(group.names, fit.p_values.tolist(), strict=True)}
         uncounted = [1.0] * (len(self.keys) - len(p))
         adjusted = zip(p, holm(np.array([*p.values(), *uncounted])), strict=False)
@@ -109,7 +109,7 @@ class Family:
         name, p = group.names[fit.best], float(fit.p_values[fit.best])
         nulls, at_level = self.null_rate(name, p), self._at_level(name, p)
         evidence = KEY_BASED
-        if group.pattern is None:
+        if not group.exact:
             evidence = MODEL_BASED if nulls is None else NULL_BASED
             p = p if nulls is None else (1 + nulls.hits) / (nulls.images + 1)
         corrected = min(1.0, p * len(self.keys))

@@ -36,16 +36,18 @@ class Group:
     """Keys that are tested in one go.
 
     Attributes:
-        names: all keys of a pattern whose p is exact over their secret choice; or one key for which p takes the
-            noise to be white, of ``zeros`` or of other code.
-        pattern: of the former; None for the latter.
+        names: all keys of a pattern of ours, or one key of ``zeros`` or of other code.
+        pattern: of the former, whose noise is whitened; None for the latter.
+        exact: whether p is exact over the choice of the key: of keys of ours but ``zeros``, and of those of other
+            code that are known to be drawn at random. The p of others takes the noise to be white.
         transforms: where these keys are looked for.
-        least: the least p that such a key can have, corrected for transformations; 0 for the latter.
+        least: the least p that such a key can have, corrected for transformations; 0 where that is not known.
         test: noise (B, C, h, w) float64 and a whitening or None → the fits of every sample.
     """
 
     names: tuple[str, ...]
     pattern: Pattern | None
+    exact: bool
     transforms: tuple[Transform, ...]
     least: float
     test: Callable[[Array, Array | None], list[Fit]]
@@ -56,21 +58,21 @@ def groups_of(
 ) -> Iterator[Group]:
     """The groups of keys, for noise of a shape (C, h, w)."""
     secret: dict[Pattern, dict[str, RingKey]] = {}
-    others: dict[str, tuple[Callable[[Array], Detection], tuple[Transform, ...]]] = {}
+    others: dict[str, tuple[Callable[[Array], Detection], bool, tuple[Transform, ...]]] = {}
     for name, key in keys.items():
         if isinstance(key, ArrayKey):
-            others[name] = partial(detect_array, key=key), transforms
+            others[name] = partial(detect_array, key=key), key.draws is not None, transforms
         elif key.pattern.kind == "zeros":  # what is missing is missing from every side
-            others[name] = partial(detect, key=key), IDENTITY
+            others[name] = partial(detect, key=key), False, IDENTITY
         else:
             secret.setdefault(key.pattern, {})[name] = key
     for pattern, own in secret.items():
         directions = key_matrix(list(own.values()), (1, *shape))
         least = least_p(pattern.kind, directions.shape[1]) * len(transforms)
         test = partial(secret_fits, directions=directions, pattern=pattern, transforms=transforms)
-        yield Group(tuple(own), pattern, transforms, least, test)
-    for name, (detection, places) in others.items():
-        yield Group((name,), None, places, 0.0, partial(other_fits, detection=detection, transforms=places))
+        yield Group(tuple(own), pattern, True, transforms, least, test)
+    for name, (detection, exact, places) in others.items():
+        yield Group((name,), None, exact, places, 0.0, partial(other_fits, detection=detection, transforms=places))
 
 
 def secret_fits(
@@ -88,7 +90,7 @@ def other_fits(
     detection: Callable[[Array], Detection],
     transforms: tuple[Transform, ...],
 ) -> list[Fit]:
-    """Fits of one key whose p takes the noise to be white, and is tested in noise as it is, without whitening."""
+    """Fits of one key that is not ours, or of ``zeros``, in noise as it is, without whitening."""
     seen = [detection(view) for view in views(z, transforms)]
     p, rho = np.stack([d.p_value for d in seen]), np.stack([d.rho for d in seen])
     return [
@@ -100,7 +102,7 @@ def other_fits(
 def null_p_values(
     groups: tuple[Group, ...], calibration: Calibration, progress: Callable[[int, int], None] | None = None
 ) -> list[Array]:
-    """For every group (n,) p of every null image: the smallest of any key of ours, or that of the other key itself.
+    """For every group (n,) p of every null image: the smallest of all keys whose p is exact, or that of its key.
 
     Each half of the images is whitened by the other.
 
@@ -121,5 +123,5 @@ def null_p_values(
             done += len(rows)
             if progress is not None:
                 progress(done, len(noise))
-    ours = np.minimum.reduce([p for p, g in zip(found, groups, strict=True) if g.pattern] or [np.ones(len(noise))])
-    return [ours if group.pattern else p for p, group in zip(found, groups, strict=True)]
+    exact = np.minimum.reduce([p for p, g in zip(found, groups, strict=True) if g.exact] or [np.ones(len(noise))])
+    return [exact if group.exact else p for p, group in zip(found, groups, strict=True)]

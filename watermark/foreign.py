@@ -1,15 +1,18 @@
-"""Keys that were not made here: of tree-ring watermarks as first published, of papers, and arrays in files.
+"""Keys that were not made here, as arrays: what they are, files of them, and the test for one.
 
 Whoever has pictures marked by other code can verify them. Such a key is an array of Fourier values and a mask.
 Noise being real, only the Hermitian part of what was written into the transform is in it, and is tested for.
 
-p is exact over the noise, if the recovered noise is white and Gaussian. It is *not* one over a secret choice of the
-key, which is unknown here: keys of constants or zeros resemble each other, and pictures, far more than random ones.
+Where it is known how a key was drawn, as of rings and random values of tree-ring code, p is exact over the draws,
+see :mod:`watermark.draws`. Else it is exact over the noise, if the recovered noise is white and Gaussian, and *not*
+over a secret choice of the key: keys of constants or zeros resemble each other, and pictures, far more than random
+ones.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -22,18 +25,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from watermark.detection import TINY, Detection, angle_test, energy_test
+from watermark.draws import Regression, check_draws, cosine, drawn_values, regression
 from watermark.features import as_noise
 from watermark.files import appearing
 
 Complex = NDArray[np.complex128]
-PATTERNS = ("ring", "rand", "zeros", "const")
-CONSTANT_RINGS = (
-    (1.2, 0.6, 1.4, 0.8, 0.2, 1.8),
-    (1.2, 0.2, 1.2, 1.4, 0.6, 1.4),
-    (0.4, 1.4, 1.6, 0.6, 0.8, 1.2),
-    (1.4, 0.6, 1.4, 1.2, 0.2, 1.2),
-)
-"""Heights of the rings 1 … 6 of the keys of Hong et al. 2024, in units of 80."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +39,16 @@ class ArrayKey:
     Args:
         values: (C, H, W) complex, in the order of ``fft2`` and its scale, the one without a factor.
         mask: (C, H, W) bool, where they replaced those of the noise.
+        draws: (C, H, W) for a key that was drawn at random, which of m complex Gaussian numbers is in a bin: 1 … m,
+            negative for the conjugate, or 0 for none of them; None for any other key.
 
     Raises:
-        ValueError: if a shape does not fit or a value is not finite, or nothing is marked.
+        ValueError: if a shape does not fit or a value is not finite, nothing is marked, or draws are not as above.
     """
 
     values: Complex = field(repr=False)
     mask: NDArray[np.bool_] = field(repr=False)
+    draws: NDArray[np.int64] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.values.ndim != 3 or self.values.shape != self.mask.shape:
@@ -60,6 +59,15 @@ class ArrayKey:
             raise ValueError("values must be finite")
         if not self.mask.any():
             raise ValueError("mask must mark at least one bin")
+        if self.draws is not None:
+            check_draws(self.draws, self.values, self.mask)
+
+    @cached_property
+    def regression(self) -> Regression:
+        """What estimates the draws; only for a key that has some."""
+        if self.draws is None:
+            raise ValueError("it is not known how this key was drawn")
+        return regression(self.draws)
 
     @property
     def mark(self) -> Complex:
@@ -70,8 +78,10 @@ class ArrayKey:
     def save(self, file: str | Path) -> None:
         """Write a new ``.safetensors`` file for :func:`read_array_key`, readable by its owner alone."""
         values, mask = (np.fft.fftshift(a, axes=(-2, -1)) for a in (self.values, self.mask))
-        real = np.stack([values.real, values.imag], axis=-1)
-        data = save({"values": torch.from_numpy(real), "mask": torch.from_numpy(mask)})
+        tensors = {"values": np.stack([values.real, values.imag], axis=-1), "mask": mask}
+        if self.draws is not None:
+            tensors["draws"] = np.fft.fftshift(self.draws, axes=(-2, -1))
+        data = save({name: torch.from_numpy(array) for name, array in tensors.items()})
         with appearing(file, replace=False, private=True) as part:
             part.write_bytes(data)
 
@@ -81,109 +91,26 @@ def conjugate_bins(a: Complex) -> Complex:
     return np.roll(a[..., ::-1, ::-1], 1, axis=(-2, -1)).conj()
 
 
-def tree_ring_key(
-    seed: int,
-    shape: tuple[int, int, int],
-    *,
-    pattern: str = "ring",
-    channel: int = 3,
-    radius: int = 10,
-    constant: float = 0.0,
-) -> ArrayKey:
-    """The key that the code of Wen et al. 2023 (https://arxiv.org/abs/2305.20030) makes from a seed.
-
-    It draws noise right after seeding PyTorch, takes its centred transform, and for ``ring`` gives every disc of
-    radius ``radius``, ``radius`` − 1, … 1 the value found that far to the right of the first row's corner. The
-    global random state is left alone. A seed gives other noise on a GPU than on the CPU: save that key's array
-    there.
-
-    Args:
-        seed: ``w_seed``; 999999 is their default.
-        shape: (C, H, H) of the latent.
-        pattern: ``ring``, ``rand``, ``zeros`` or ``const``.
-        channel: ``w_channel``; −1 is all.
-        radius: ``w_radius``.
-        constant: ``w_pattern_const``.
-
-    Raises:
-        ValueError: if an argument is out of range.
-    """
-    depth, height, width = shape
-    if pattern not in PATTERNS:
-        raise ValueError(f"pattern must be one of {', '.join(map(repr, PATTERNS))}, got {pattern!r}")
-    if height != width:
-        raise ValueError(f"shape must be square, got {height} × {width}")
-    if not -1 <= channel < depth:
-        raise ValueError(f"channel must be from -1 to {depth - 1}, got {channel}")
-    if not 1 <= radius < height / 2:
-        raise ValueError(f"radius must be at least 1 and below {height / 2:g}, got {radius}")
-    drawn = torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed))
-    transform = torch.fft.fftshift(torch.fft.fft2(drawn), dim=(-1, -2))[0].numpy().astype(np.complex128)
-    values = transform.copy()
-    if pattern in {"zeros", "const"}:
-        values[:] = constant if pattern == "const" else 0
-    elif pattern == "ring":
-        for r in range(radius, 0, -1):
-            values[:, their_disc(height, r)] = transform[:, 0, r][:, None]
-    mask = np.zeros(shape, dtype=bool)
-    mask[slice(None) if channel == -1 else channel] = their_disc(height, radius)
-    return centred(values, mask)
-
-
-def their_disc(size: int, radius: int) -> NDArray[np.bool_]:
-    """The circular mask of that code, in centred order: one row off the centre, as its keys are."""
-    y, x = np.ogrid[:size, :size]
-    return (x - size // 2) ** 2 + (y[::-1] - size // 2) ** 2 <= radius**2
-
-
-def constant_ring_key(
-    number: int, shape: tuple[int, int, int], *, channel: int = 0, radius: int = 6, level: float = 80.0
-) -> ArrayKey:
-    """One of the four keys of real constant rings of Hong et al. 2024, https://arxiv.org/abs/2409.18442.
-
-    They are made for 64 × 64 latents of Stable Diffusion, where white noise has a standard deviation of 64 in a
-    bin; for other sizes choose ``level`` in proportion to the side.
-
-    Args:
-        number: 0 … 3; their experiments use the first three.
-        shape: (C, H, H) of the latent.
-        channel: the marked one.
-        radius: of the outermost ring, at most 6.
-        level: of a ring of relative height 1.
-
-    Raises:
-        ValueError: if an argument is out of range.
-    """
-    depth, height, width = shape
-    if not 0 <= number < len(CONSTANT_RINGS):
-        raise ValueError(f"number must be from 0 to {len(CONSTANT_RINGS) - 1}, got {number}")
-    if not 1 <= radius <= 6 or height != width or not 0 <= channel < depth:
-        raise ValueError(f"radius must be 1 … 6, shape square and channel in it, got {radius}, {shape}, {channel}")
-    values, mask = np.zeros(shape, dtype=np.complex128), np.zeros(shape, dtype=bool)
-    for r in range(radius, 0, -1):
-        values[:, their_disc(height, r)] = level * CONSTANT_RINGS[number][r - 1]
-    mask[channel] = their_disc(height, radius)
-    return centred(values, mask)
-
-
 def read_array_key(file: str | Path, *, mask: str | Path | None = None) -> ArrayKey:
     """A key from ``.npy`` or ``.safetensors`` files; nothing in them is ever executed.
 
     Args:
         file: the values, centred (C, H, W), or (1, C, H, W) as in tree-ring code; complex in a ``.npy``. A
             ``.safetensors`` file holds ``values``, complex, or real with a last axis (real, imaginary), and
-            ``mask``.
+            ``mask``, and maybe ``draws``, see :class:`ArrayKey`.
         mask: a ``.npy`` file with the mask in the same order; not for ``.safetensors``.
 
     Raises:
         ValueError: if a file is not what it should be.
         OSError: if it cannot be read.
     """
-    file = Path(file)
+    file, draws = Path(file), None
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as tensors:
                 values, marked = (as_array(tensors.get_tensor(name)) for name in ("values", "mask"))
+                if "draws" in tensors.keys():  # noqa: SIM118 - not a mapping
+                    draws = tensors.get_tensor("draws").numpy()
         elif mask is None:
             raise ValueError("a mask is needed beside a .npy file of values")
         else:
@@ -203,7 +130,9 @@ def read_array_key(file: str | Path, *, mask: str | Path | None = None) -> Array
     values, marked = (a[0] if a.ndim == 4 and len(a) == 1 else a for a in (values, marked))
     if values.ndim != 3 or marked.ndim != 3:
         raise ValueError(f"{file} is not a key: values and mask must have shape (C, H, W)")
-    return centred(values.astype(np.complex128), marked.astype(bool))
+    if draws is not None and (draws.dtype.kind != "i" or draws.shape != marked.shape):
+        raise ValueError(f"{file} is not a key: draws must be signed integers, as many as bins")
+    return centred(values.astype(np.complex128), marked.astype(bool), draws)
 
 
 def as_array(tensor: Tensor) -> NDArray[Any]:
@@ -214,8 +143,9 @@ def as_array(tensor: Tensor) -> NDArray[Any]:
 def detect_array(noise: Tensor | NDArray[np.floating], key: ArrayKey) -> Detection:
     """Test recovered noise (B, C, H, W) or (B, C, F, H, W) for a key that was not made here.
 
-    The statistic is that of :func:`watermark.detection.detect` on one bin of every conjugate pair; for a key whose
-    Hermitian part vanishes, zeros, the F test for missing energy.
+    The statistic is that of :func:`watermark.detection.detect` on one bin of every conjugate pair. For a key that
+    was drawn at random, it is the same on the draws, see :mod:`watermark.draws`, and for a key whose Hermitian part
+    vanishes, zeros, the F test for missing energy.
 
     Raises:
         ValueError: if the shape does not fit the key, or noise is not finite or zero where the mark is.
@@ -241,9 +171,14 @@ def detect_array(noise: Tensor | NDArray[np.floating], key: ArrayKey) -> Detecti
     norm = np.linalg.norm(y, axis=1)
     if not (norm > 0).all():
         raise ValueError("noise is zero where the mark is: nothing to test")
-    r = y @ k / (np.linalg.norm(k) * norm)
-    t, p = angle_test(r, len(k))
-    return Detection(t, np.maximum(p, TINY), r, len(k) - 1)
+    rho = y @ k / (np.linalg.norm(k) * norm)
+    r, dimensions = rho, len(k)
+    if key.draws is not None:
+        drawn = drawn_values(key.draws, key.values)
+        estimate = coordinates(spectrum, key.regression.pairs, key.regression.own) @ key.regression.matrix.T
+        r, dimensions = cosine(estimate, drawn), 2 * len(drawn)
+    t, p = angle_test(r, dimensions)
+    return Detection(t, np.maximum(p, TINY), rho, dimensions - 1)
 
 
 def coordinates(spectrum: Complex, pairs: NDArray[np.bool_], own: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -252,6 +187,7 @@ def coordinates(spectrum: Complex, pairs: NDArray[np.bool_], own: NDArray[np.boo
     return np.concatenate([both.real, both.imag, spectrum[:, own].real], axis=1)
 
 
-def centred(values: Complex, mask: NDArray[np.bool_]) -> ArrayKey:
+def centred(values: Complex, mask: NDArray[np.bool_], draws: NDArray[np.integer] | None = None) -> ArrayKey:
     """A key from arrays with the zero frequency in the middle."""
-    return ArrayKey(np.fft.ifftshift(values, axes=(-2, -1)), np.fft.ifftshift(mask, axes=(-2, -1)))
+    order = None if draws is None else np.fft.ifftshift(draws, axes=(-2, -1)).astype(np.int64)
+    return ArrayKey(np.fft.ifftshift(values, axes=(-2, -1)), np.fft.ifftshift(mask, axes=(-2, -1)), order)

@@ -19,10 +19,11 @@ class Verdict:
 
     How p was obtained is the ``evidence``:
 
-    - ``key-based``: exact over the secret choice of the key, for any image, see :mod:`watermark.detection`. How
-      often these very keys are found where they are not is another matter, which ``fpr_bound`` says.
-    - ``null-based``, for keys of ``zeros`` and of other code: the share of null images that fit as well. Images
-      that carry another key of such a kind may fit more often, unless there are such null images, too.
+    - ``key-based``: exact over the secret choice of the key, for any image, see :mod:`watermark.detection`, or over
+      the draws of a key of other code, see :mod:`watermark.draws`. How often these very keys are found where they
+      are not is another matter, which ``fpr_bound`` says.
+    - ``null-based``, for keys of ``zeros`` and other keys of other code: the share of null images that fit as well.
+      Images that carry another key of such a kind may fit more often, unless there are such null images, too.
     - ``model-based``, for such keys without null images: holds only if recovered noise is white and Gaussian, which
       it is not. Such an image is never called ``watermarked``.
 
@@ -41,7 +42,7 @@ class Verdict:
         fpr: the level; None without a test.
         other_keys: further keys that are in the image, by Holm's procedure at the level asked for.
         null_hits: how many null images of the calibration fit any of the keys as well, all transformations undone
-            in them, too; for keys of ``zeros`` and of other code, that key. None without a calibration.
+            in them, too; for keys whose p is not key-based, that key. None without a calibration.
         null_images: how many there are.
         fpr_bound: 95 % upper bound on the rate at which unmarked images like the null images fit as well. Larger
             than p_value unless there are very many null images.

@@ -29,8 +29,9 @@ output_option = click.option(
 def foreign() -> None:
     """Write keys of other code to files, to verify pictures that it marked.
 
-    Such keys were not drawn as ours are: their p-value holds for white noise only, so that verify needs null images
-    for a verdict, see treering calibrate.
+    The rings and random values of tree-ring code are drawn at random, so that their p-value holds for any image, as
+    that of our keys does. That of others holds for white noise only, so that verify needs null images for a
+    verdict, see treering calibrate.
 
     \b
     treering key foreign tree-ring --seed 999999 -o theirs.safetensors
@@ -62,7 +63,7 @@ def tree_ring(
     treering key foreign tree-ring --seed 999999 -o theirs.safetensors
     treering key foreign tree-ring --pattern rand --channel 3 --radius 10 --shape 4,64,64 -o rand.safetensors
     """
-    from watermark.foreign import tree_ring_key
+    from watermark.published_keys import tree_ring_key
 
     with understood():
         key = tree_ring_key(seed, three(shape), pattern=pattern, channel=channel, radius=radius, constant=constant)
@@ -84,7 +85,7 @@ def constant_rings(
     \b
     treering key foreign constant-rings --number 0 -o rings.safetensors
     """
-    from watermark.foreign import constant_ring_key
+    from watermark.published_keys import constant_ring_key
 
     with understood():
         write(constant_ring_key(number, three(shape), channel=channel, radius=radius, level=level), output)
@@ -97,7 +98,8 @@ def constant_rings(
 def array(values: Path, mask: Path | None, output: Path) -> None:
     """Arrays in files: complex values and a mask, both centred, (C, H, W) or (1, C, H, W).
 
-    Two .npy files, or one .safetensors file that holds "values" and "mask".
+    Two .npy files, or one .safetensors file that holds "values" and "mask". Verify needs null images for such a
+    key, unless the file holds "draws", too: for every bin the number of the complex Gaussian value drawn for it.
 
     \b
     treering key foreign array values.npy mask.npy -o theirs.safetensors

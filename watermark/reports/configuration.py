@@ -34,7 +34,7 @@ def configuration(verifier: Verifier, also: Any = None) -> str:  # noqa: ANN401
     keys: dict[str, Any] = {}
     for name, key in verifier.keys.items():
         if isinstance(key, ArrayKey):
-            keys[name] = [*key.values.shape, int(key.mask.sum())]
+            keys[name] = [*key.values.shape, int(key.mask.sum()), key.draws is not None]
         else:
             keys[name] = [key.id, asdict(key.pattern)]
     model, transforms = verifier.model, verifier.transforms
