@@ -22,13 +22,15 @@ def draw(result: Json, path: Path) -> None:
     axes_of = figure.subplots(1, len(SHOWN) + 1 + len(result["log10 p"]))
     left, middle, right = axes_of[: len(SHOWN)], axes_of[len(SHOWN)], axes_of[len(SHOWN) + 1 :]
     colours = dict(zip(recoveries, ("#57606a", "#bf8700", "#cf222e", "#8ec99b", "#1a7f37"), strict=True))
+    lowest = min(min(result["curves"][recovery][test]["true"]) for recovery in recoveries for test in SHOWN)
     for axes, test in zip(left, SHOWN, strict=True):
         for recovery, colour in colours.items():
             points = result["curves"][recovery][test]
             axes.plot(points["false"], points["true"], color=colour, label=recovery)
         few = 1 / result["cells"][recoveries[0]][test]["negatives"]["independent"]
         axes.axvspan(1e-6, few, color="0.92")
-        axes.set(xscale="log", xlim=(1e-4, 1), ylim=(-0.03, 1.03), xlabel="false positives", title=test)
+        axes.set(xscale="log", xlim=(1e-4, 1), xlabel="false positives", title=test)
+        axes.set_ylim((0.9, 1.005) if lowest > 0.9 else (-0.03, 1.03))
         axes.grid(alpha=0.3)
     left[0].set_ylabel("found")
     left[0].legend(fontsize=7, loc="lower right")
