@@ -97,10 +97,10 @@ def draws_p(z: Array, keys: Sequence[ArrayKey]) -> Array:
     """P (B, K) of :func:`watermark.foreign.detect_array` for keys that were drawn in the same way."""
     same = keys[0].regression
     spectrum = np.fft.fft2(z)
-    estimate = coordinates(spectrum, same.pairs, same.own) @ same.matrix.T
-    drawn = [drawn_values(key.draws, key.values) for key in keys if key.draws is not None]
+    estimate = same.estimate(coordinates(spectrum, same.pairs, same.own))
+    drawn = [same.parts(drawn_values(key.draws, key.values)) for key in keys if key.draws is not None]
     fits = np.stack([cosine(estimate, each) for each in drawn], axis=1)
-    return np.maximum(angle_test(fits, 2 * len(drawn[0]))[1], TINY)
+    return np.maximum(angle_test(fits, len(drawn[0]))[1], TINY)
 
 
 def scores(

@@ -9,11 +9,11 @@ from tests.test_calibration import SETTINGS, SHAPE, coloured
 from watermark import Pattern, RingKey, detect, watermarked_noise
 from watermark.calibration import Calibration, false_positives
 from watermark.detection import TINY, angle_test, least_p, sign_test
-from watermark.family import Family
+from watermark.family import NOTABLE, Family
 from watermark.foreign import ArrayKey, detect_array
 from watermark.published_keys import tree_ring_key
 from watermark.transforms import IDENTITY, UNCHANGED, Transform, plain_transforms, transforms_of, undo
-from watermark.verdict import INCONCLUSIVE, KEY_BASED, MODEL_BASED, NOT_DETECTED, NOTABLE, NULL_BASED, WATERMARKED
+from watermark.verdict import INCONCLUSIVE, KEY_BASED, MODEL_BASED, NOT_DETECTED, NULL_BASED, WATERMARKED
 
 DENSE = [RingKey(bytes([i]) * 32) for i in range(6)]
 RINGS = RingKey(bytes([50]) * 32, Pattern("rings"))
@@ -90,6 +90,12 @@ def test_a_key_of_other_code_that_was_drawn_needs_no_null_images(pattern):
     assert (other.status, other.evidence) == (NOT_DETECTED, KEY_BASED)
     (counted,) = family({"alice": alice}, calibration=nulls(white(100, seed=9))).test(noise)
     assert (counted.status, counted.evidence, counted.nulls.hits) == (WATERMARKED, KEY_BASED, 0)
+    mixed = nulls(np.concatenate([white(100, seed=9), np.repeat(noise, 10, axis=0)]))
+    known, ours = ({"alice": alice}, {"ours": DENSE[0]})
+    for tried in (ours, ours | known):  # what is counted for alice is not held against others
+        (kept,) = family(tried, calibration=mixed).test(marked(DENSE[0]))
+        assert (kept.status, kept.key, kept.nulls.hits) == (WATERMARKED, "ours", 0)
+    assert family(known, calibration=mixed).test(noise)[0].status == INCONCLUSIVE
     both = noise + marked(DENSE[0], seed=1)
     (told,) = family({"alice": alice, "ours": DENSE[0]}).test(both)
     assert {told.key, *told.other_keys} == {"alice", "ours"}

@@ -117,12 +117,38 @@ def test_draws_are_what_the_mark_is_made_of(pattern, monkeypatch):
     drawn = drawn_values(key.draws, key.values)
     assert len(drawn) == (6 if pattern == "ring" else np.abs(key.draws).max())
     r = key.regression
-    found = coordinates(key.mark[None], r.pairs, r.own)[0] @ r.matrix.T
+    found = r.estimate(coordinates(key.mark[None], r.pairs, r.own))[0]
     if (
         pattern == "rand"
     ):  # real values of bins that are their own conjugates are no draws: nothing of them is tested
         assert (key.mask & (key.draws == 0)).sum() == 1
-    np.testing.assert_allclose(found, np.concatenate([drawn.real, drawn.imag]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found, r.parts(drawn), rtol=1e-4, atol=1e-4)
+    assert len(found) == 2 * len(drawn)
+
+
+def test_parts_that_real_noise_cannot_hold_do_not_count():
+    """At odd sizes the discs of that code are symmetric, so that nothing of imaginary parts is left."""
+    key = tree_ring_key(5, (4, 33, 33), radius=6)
+    noise = white(1, 1, (4, 33, 33)) + np.fft.ifft2(3 * key.mark).real
+    found = detect_array(noise, key)
+    assert found.degrees_of_freedom == 5
+    assert found.p_value[0] < 1e-3
+    images = inject(white(1, 4, (4, 33, 33)), tree_ring_key(10**6, (4, 33, 33), radius=6))
+    keys = [tree_ring_key(seed, (4, 33, 33), radius=6) for seed in range(400)]
+    p = np.concatenate([detect_array(images, key).p_value for key in keys])
+    assert stats.kstest(p, "uniform").pvalue > 1e-3
+
+
+def test_noise_that_holds_nothing_of_the_draws_has_no_small_p():
+    key = tree_ring_key(5, (4, 32, 32), pattern="rand", radius=6)
+    assert detect_array(np.ones((1, 4, 32, 32)), key).p_value[0] == 0.5
+
+
+def test_noise_of_the_seed_of_random_values_is_their_key():
+    """A picture that was made of the very seed of the key, without a mark: nothing can tell."""
+    z = torch.randn((1, *SHAPE), generator=torch.Generator().manual_seed(42))
+    assert detect_array(z, tree_ring_key(42, SHAPE, pattern="rand")).p_value[0] < 1e-100
+    assert detect_array(z, tree_ring_key(42, SHAPE, pattern="ring")).p_value[0] > 1e-3
 
 
 def test_draws_in_files(tmp_path):
@@ -145,8 +171,11 @@ def test_draws_in_files(tmp_path):
         ArrayKey(key.values, key.mask, 2 * key.draws)
     with pytest.raises(ValueError, match="draws must number bins"):
         ArrayKey(key.values, key.mask, 0 * key.draws)
+    with pytest.raises(ValueError, match="nothing of these draws"):
+        ArrayKey(0 * key.values, key.mask, key.draws)
     tensors = {"values": torch.from_numpy(key.values.astype(np.complex64)), "mask": torch.from_numpy(key.mask)}
-    for bad in (torch.ones(3, dtype=torch.int64), torch.from_numpy(key.draws).double()):
+    numbers = torch.from_numpy(key.draws)
+    for bad in (torch.ones(3, dtype=torch.int64), numbers.double(), numbers.bfloat16()):
         save_file(tensors | {"draws": bad}, tmp_path / "bad.safetensors")
         with pytest.raises(ValueError, match="signed integers"):
             read_array_key(tmp_path / "bad.safetensors")

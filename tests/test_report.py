@@ -43,18 +43,18 @@ def test_the_public_is_told_nothing_to_climb_by():
     )  # fmt: skip
     told = coarse(exact)
     assert told == Verdict(
-        "a.png", WATERMARKED, "k", 1e-6, None, KEY_BASED, 2, 8, "", 1e-6, ("b",), None, 1000, None, 7,
+        "a.png", WATERMARKED, "k", 1e-6, evidence=KEY_BASED, keys_tried=2, fpr=1e-6, other_keys=("b",), number=7,
         warnings=("resized",), sha256="ab",
     )  # fmt: skip
     assert coarse(told) == told
     assert cells(told)[1:] == ["watermarked", "1e-06", "–", "k", "also b; picture 7; resized"]
-    assert "not counted" not in evidence_text([told])
-    for p, shown in ((2e-6, 0.05), (0.05, 0.05), (0.051, 1.0), (1.0, 1.0)):
-        unsure = replace(exact, status=INCONCLUSIVE, p_value=p, number=None, reason="p is small, but …")
-        assert coarse(unsure) == replace(
-            told, status=INCONCLUSIVE, key=None, p_value=shown, number=None, other_keys=("b",)
-        )
-    assert coarse(replace(exact, p_value=0.06, fpr=0.1)).p_value == 0.1
+    no = Verdict("a.png", NOT_DETECTED, p_value=1.0, keys_tried=2, fpr=1e-6, warnings=("resized",), sha256="ab")
+    for status, p, evidence, places in (
+        (NOT_DETECTED, 0.3, KEY_BASED, 8), (INCONCLUSIVE, 2e-6, KEY_BASED, 8), (INCONCLUSIVE, 1e-9, MODEL_BASED, 1),
+    ):  # fmt: skip
+        other = replace(exact, status=status, p_value=p, evidence=evidence, transforms_tried=places, reason="…")
+        assert coarse(other) == no  # whatever is behind it
+    assert evidence_text([no]) == "level 1e-06"
     unread = Verdict("x", UNREADABLE, reason="not_found: no such file")
     assert coarse(unread) == unread
 
@@ -63,7 +63,7 @@ def test_what_p_rests_on():
     assert evidence_text([Verdict("a", UNREADABLE, reason="x")]) == "nothing was tested"
     text = evidence_text([Verdict("a", NOT_DETECTED, "k", 0.5, 0.0, KEY_BASED, 2, 8, fpr=1e-6)]).splitlines()
     assert text[0] == "level 1e-06, p corrected for 2 keys × 8 transformations"
-    assert text[1] == "key-based: p is exact over the secret choice of the key, for any image"
+    assert text[1] == "key-based: p is exact over the random choice of the key, for any image"
     assert "there are no null images" in text[2]
     verdicts = [
         Verdict(

@@ -4,7 +4,10 @@ A key of rings of tree-ring code has one complex Gaussian number a ring, one of 
 of conjugate bins. What real noise can hold of a key is linear in these numbers, A a. Ridge regression of recovered
 noise on A estimates them. Whatever an image is, if it does not depend on the key, the direction of a is uniform on
 the sphere, so that its angle to the estimate has the distribution of :func:`watermark.detection.angle_test`: for
-images that carry another key of the same code, too.
+images that carry a key of another seed, too.
+
+An image depends on the key if its noise was drawn from the key's own seed, as it is by the recipes of others, or if
+seed, radius or channel were chosen after it was seen. There are 2³² seeds.
 """
 
 from __future__ import annotations
@@ -13,7 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg, sparse
+from scipy import sparse
+from scipy.sparse.linalg import SuperLU, splu
+
+from watermark.detection import TINY
 
 Array = NDArray[np.float64]
 Complex = NDArray[np.complex128]
@@ -52,13 +58,26 @@ class Regression:
     Attributes:
         pairs: (C, H, W) one bin of every conjugate pair that holds something of a draw.
         own: the same for bins that are their own conjugates.
-        matrix: (2m, d) coordinates of :func:`watermark.foreign.coordinates` → real parts of the draws, and then
-            imaginary ones.
+        a: (d, n) A, from parts of draws to coordinates of :func:`watermark.foreign.coordinates`.
+        kept: (n,) which of the m real and then m imaginary parts real noise holds anything of.
+        factors: of A'A + λ.
     """
 
     pairs: NDArray[np.bool_]
     own: NDArray[np.bool_]
-    matrix: Array
+    a: sparse.csr_matrix
+    kept: NDArray[np.int64]
+    factors: SuperLU
+
+    def parts(self, drawn: Complex) -> Array:
+        """(n,) the parts of draws (m,) that are estimated."""
+        parts: Array = np.concatenate([drawn.real, drawn.imag])[self.kept]
+        return parts
+
+    def estimate(self, y: Array) -> Array:
+        """(B, n) the parts of draws, estimated from coordinates (B, d)."""
+        found: Array = self.factors.solve(np.ascontiguousarray(self.a.T @ y.T)).T
+        return found
 
 
 def regression(draws: NDArray[np.int64]) -> Regression:
@@ -81,12 +100,12 @@ def regression(draws: NDArray[np.int64]) -> Regression:
     columns.append(np.abs(alone) - 1)
     entries.append(np.ones(len(alone)))
     place = np.concatenate(rows), np.concatenate(columns)
-    a = sparse.coo_matrix((np.concatenate(entries), place), shape=(2 * count + len(alone), 2 * many)).tocsr()
-    square = (a.T @ a).toarray() + RIDGE * np.eye(2 * many)
-    return Regression(pairs, own, linalg.solve(square, a.T.toarray(), assume_a="pos"))
+    a = sparse.coo_matrix((np.concatenate(entries), place), shape=(2 * count + len(alone), 2 * many)).tocsc()
+    kept = np.flatnonzero(np.asarray(a.multiply(a).sum(0)).ravel() > TINY)
+    a = a[:, kept]
+    return Regression(pairs, own, a.tocsr(), kept, splu((a.T @ a + RIDGE * sparse.eye(len(kept))).tocsc()))
 
 
-def cosine(estimate: Array, drawn: Complex) -> Array:
-    """(B,) of the angle between estimates (B, 2m) and what was drawn (m,)."""
-    a = np.concatenate([drawn.real, drawn.imag])
-    return estimate @ a / (np.linalg.norm(a) * np.linalg.norm(estimate, axis=1))
+def cosine(estimate: Array, parts: Array) -> Array:
+    """(B,) of the angle between estimates (B, n) and what was drawn (n,); 0 where nothing was estimated."""
+    return estimate @ parts / (np.linalg.norm(parts) * np.maximum(np.linalg.norm(estimate, axis=1), TINY))

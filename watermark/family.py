@@ -16,10 +16,12 @@ from watermark.foreign import ArrayKey
 from watermark.keys import RingKey
 from watermark.search import holm
 from watermark.transforms import Transform
-from watermark.verdict import INCONCLUSIVE, KEY_BASED, MODEL_BASED, NOT_DETECTED, NOTABLE, NULL_BASED, WATERMARKED
+from watermark.verdict import INCONCLUSIVE, KEY_BASED, MODEL_BASED, NOT_DETECTED, NULL_BASED, WATERMARKED
 
 ORDER = (WATERMARKED, INCONCLUSIVE, NOT_DETECTED)
 """Which of several keys' findings is told: a mark first, then what cannot be told."""
+NOTABLE = 0.05
+"""Up to which p a key that cannot reach the level may be there."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,13 @@ class Family:
     def null_rate(self, name: str, p: float) -> Rate | None:
         """How many null images fit as well as p, before the correction for keys; None without null images.
 
-        For a key whose p is exact any of these counts that fits as well; for another, that one alone. Each half of
-        the images is whitened by the other, and what is tested by both: with few images that is another test.
+        For a key of ours any of them counts that fits as well; for another, that one alone. Each half of the images
+        is whitened by the other, and what is tested by both: with few images that is another test.
         """
         return None if self.calibration is None else false_positives(self.null_p_values(name), p)
 
     def null_p_values(self, name: str) -> Array:
-        """(n,) the smallest p of any exact key in every null image, or that of another key if the name is one."""
+        """(n,) the smallest p of any key of ours in every null image, or that of another key if the name is one."""
         self.count()
         return self._null_p[name]
 

@@ -102,7 +102,7 @@ def other_fits(
 def null_p_values(
     groups: tuple[Group, ...], calibration: Calibration, progress: Callable[[int, int], None] | None = None
 ) -> list[Array]:
-    """For every group (n,) p of every null image: the smallest of all keys whose p is exact, or that of its key.
+    """For every group (n,) p of every null image: the smallest of any key of ours, or that of the other key itself.
 
     Each half of the images is whitened by the other.
 
@@ -123,5 +123,5 @@ def null_p_values(
             done += len(rows)
             if progress is not None:
                 progress(done, len(noise))
-    exact = np.minimum.reduce([p for p, g in zip(found, groups, strict=True) if g.exact] or [np.ones(len(noise))])
-    return [exact if group.exact else p for p, group in zip(found, groups, strict=True)]
+    ours = np.minimum.reduce([p for p, g in zip(found, groups, strict=True) if g.pattern] or [np.ones(len(noise))])
+    return [ours if group.pattern else p for p, group in zip(found, groups, strict=True)]

@@ -30,6 +30,7 @@ from watermark.features import as_noise
 from watermark.files import appearing
 
 Complex = NDArray[np.complex128]
+SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class ArrayKey:
         values: (C, H, W) complex, in the order of ``fft2`` and its scale, the one without a factor.
         mask: (C, H, W) bool, where they replaced those of the noise.
         draws: (C, H, W) for a key that was drawn at random, which of m complex Gaussian numbers is in a bin: 1 … m,
-            negative for the conjugate, or 0 for none of them; None for any other key.
+            negative for the conjugate, or 0 for none of them; None for any other key. Nothing can check that claim:
+            p is worth no more than whoever makes it.
 
     Raises:
         ValueError: if a shape does not fit or a value is not finite, nothing is marked, or draws are not as above.
@@ -61,6 +63,8 @@ class ArrayKey:
             raise ValueError("mask must mark at least one bin")
         if self.draws is not None:
             check_draws(self.draws, self.values, self.mask)
+            if self.vanishes:
+                raise ValueError("real noise can hold nothing of these draws")
 
     @cached_property
     def regression(self) -> Regression:
@@ -74,6 +78,11 @@ class ArrayKey:
         """(C, H, W) the Hermitian part of the masked values: what real noise can hold of them."""
         written = np.where(self.mask, self.values, 0)
         return (written + conjugate_bins(written)) / 2
+
+    @property
+    def vanishes(self) -> bool:
+        """Whether real noise can hold nothing of the values, as of zeros."""
+        return bool(np.abs(self.mark).max() < 1e-6 * np.sqrt(self.mask[0].size))
 
     def save(self, file: str | Path) -> None:
         """Write a new ``.safetensors`` file for :func:`read_array_key`, readable by its owner alone."""
@@ -110,7 +119,7 @@ def read_array_key(file: str | Path, *, mask: str | Path | None = None) -> Array
             with safe_open(file, framework="pt") as tensors:
                 values, marked = (as_array(tensors.get_tensor(name)) for name in ("values", "mask"))
                 if "draws" in tensors.keys():  # noqa: SIM118 - not a mapping
-                    draws = tensors.get_tensor("draws").numpy()
+                    draws = tensors.get_tensor("draws")
         elif mask is None:
             raise ValueError("a mask is needed beside a .npy file of values")
         else:
@@ -130,9 +139,10 @@ def read_array_key(file: str | Path, *, mask: str | Path | None = None) -> Array
     values, marked = (a[0] if a.ndim == 4 and len(a) == 1 else a for a in (values, marked))
     if values.ndim != 3 or marked.ndim != 3:
         raise ValueError(f"{file} is not a key: values and mask must have shape (C, H, W)")
-    if draws is not None and (draws.dtype.kind != "i" or draws.shape != marked.shape):
+    if draws is not None and (draws.dtype not in SIGNED or draws.shape != marked.shape):
         raise ValueError(f"{file} is not a key: draws must be signed integers, as many as bins")
-    return centred(values.astype(np.complex128), marked.astype(bool), draws)
+    numbers = None if draws is None else draws.numpy()
+    return centred(values.astype(np.complex128), marked.astype(bool), numbers)
 
 
 def as_array(tensor: Tensor) -> NDArray[Any]:
@@ -155,7 +165,7 @@ def detect_array(noise: Tensor | NDArray[np.floating], key: ArrayKey) -> Detecti
         raise ValueError(f"noise of shape {z.shape} does not fit a key of shape {key.values.shape}")
     mark = key.mark
     scale = np.sqrt(mark.shape[-2] * mark.shape[-1])
-    if np.abs(mark).max() < 1e-6 * scale:
+    if key.vanishes:
         whole = key.mask & conjugate_bins(key.mask.astype(np.complex128)).real.astype(bool)
         if not whole.any():
             raise ValueError("real noise can hold nothing of the key: no marked bin has its conjugate marked, too")
@@ -174,9 +184,10 @@ def detect_array(noise: Tensor | NDArray[np.floating], key: ArrayKey) -> Detecti
     rho = y @ k / (np.linalg.norm(k) * norm)
     r, dimensions = rho, len(k)
     if key.draws is not None:
-        drawn = drawn_values(key.draws, key.values)
-        estimate = coordinates(spectrum, key.regression.pairs, key.regression.own) @ key.regression.matrix.T
-        r, dimensions = cosine(estimate, drawn), 2 * len(drawn)
+        through = key.regression
+        parts = through.parts(drawn_values(key.draws, key.values))
+        r = cosine(through.estimate(coordinates(spectrum, through.pairs, through.own)), parts)
+        dimensions = len(parts)
     t, p = angle_test(r, dimensions)
     return Detection(t, np.maximum(p, TINY), rho, dimensions - 1)
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 WATERMARKED, NOT_DETECTED = "watermarked", "not_detected"
 INCONCLUSIVE, UNREADABLE = "inconclusive", "unreadable"
-
-NOTABLE = 0.05
-"""Up to which p a key may be there that cannot reach the level; and the middle of what :func:`coarse` tells."""
 
 KEY_BASED, NULL_BASED, MODEL_BASED = "key-based", "null-based", "model-based"
 
@@ -42,7 +39,7 @@ class Verdict:
         fpr: the level; None without a test.
         other_keys: further keys that are in the image, by Holm's procedure at the level asked for.
         null_hits: how many null images of the calibration fit any of the keys as well, all transformations undone
-            in them, too; for keys whose p is not key-based, that key. None without a calibration.
+            in them, too; for keys of ``zeros`` and of other code, that key. None without a calibration.
         null_images: how many there are.
         fpr_bound: 95 % upper bound on the rate at which unmarked images like the null images fit as well. Larger
             than p_value unless there are very many null images.
@@ -79,25 +76,17 @@ class Verdict:
 
 
 def coarse(verdict: Verdict) -> Verdict:
-    """What a public detector may say of a verdict.
+    """What a public detector may say of a verdict: yes or no.
 
     Whoever sees exact numbers can change an image a little at a time until its mark is gone, or until another's is
-    there. So p becomes the level, 0.05 or 1, the first that it is not above; ρ, correlations, counts of null images
-    and the transformation are left out, and of images that are not ``watermarked`` the key and the reason, too.
+    there. So p is the level or 1, an image that was tested is ``watermarked`` or ``not_detected``, and nothing else
+    is said but the key, its number and others that were found. Yes and no suffice for such attacks, too, with many
+    more questions: limit these.
     """
     if verdict.p_value is None:
         return verdict
-    edges = sorted({1.0, NOTABLE, verdict.fpr or 1.0})
-    found = verdict.status == WATERMARKED
-    return replace(
-        verdict,
-        key=verdict.key if found else None,
-        p_value=next(edge for edge in edges if verdict.p_value <= edge),
-        rho=None,
-        transform="",
-        null_hits=None,
-        fpr_bound=None,
-        correlation=None,
-        number_p_value=None,
-        reason="",
-    )
+    kept = {field: getattr(verdict, field) for field in ("name", "keys_tried", "fpr", "warnings", "sha256")}
+    if verdict.status != WATERMARKED:
+        return Verdict(status=NOT_DETECTED, p_value=1.0, **kept)
+    kept |= {field: getattr(verdict, field) for field in ("key", "evidence", "other_keys", "number")}
+    return Verdict(status=WATERMARKED, p_value=verdict.fpr, **kept)

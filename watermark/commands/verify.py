@@ -109,7 +109,8 @@ MOST_TRANSFORMS = 100_000
 @click.option(
     "--coarse",
     is_flag=True,
-    help="Say nothing that helps to remove a mark: for answers that the public sees. p is the level, 0.05 or 1.",
+    help="Say whether a mark was found, and no numbers, which help to remove or forge one: for answers that the "
+    "public sees.",
 )
 @store_option
 @model_options

@@ -24,7 +24,7 @@ from watermark.verdict import (
 )
 
 EVIDENCE = {
-    KEY_BASED: "p is exact over the secret choice of the key, for any image",
+    KEY_BASED: "p is exact over the random choice of the key, for any image",
     NULL_BASED: "p is the share of null images that fit as well; another key of such a kind may fit more often",
     MODEL_BASED: "p holds for white noise only, which recovered noise is not",
 }
@@ -105,10 +105,12 @@ def evidence_text(verdicts: Sequence[Verdict]) -> str:
         f"{n} {what}{'s' * (n > 1)}"
         for n, what in ((one.keys_tried, "key"), (one.transforms_tried, "transformation"))
     )
-    lines = [f"level {one.fpr:g}, p corrected for {keys} × {places}"]
+    lines = [
+        f"level {one.fpr:g}, p corrected for {keys} × {places}" if one.transforms_tried else f"level {one.fpr:g}"
+    ]
     lines += [f"{kind}: {EVIDENCE[kind]}" for kind in EVIDENCE if any(v.evidence == kind for v in tested)]
     found = [(v.null_hits, v.fpr_bound) for v in tested if v.status == WATERMARKED and v.fpr_bound is not None]
-    if one.null_images is None:
+    if one.null_images is None and one.transforms_tried:
         lines.append(
             "false positives of these keys were not counted, as there are no null images: see treering calibrate"
         )
