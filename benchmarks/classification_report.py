@@ -36,7 +36,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
                 continue
             axes = figure.add_subplot(places[2 * i : 2 * i + 2, j])
             matrix(axes, np.array(cells[name][method]["confusion"]))
-            axes.set_title(title, fontsize=8)
+            axes.set_title(title.replace(" (", "\n("), fontsize=8)
             if not j:
                 axes.set_ylabel(
                     f"{keys.replace(', channel', chr(10) + 'channel')}\n{RULES[rule]}\n\ntrue key", fontsize=8
