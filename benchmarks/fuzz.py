@@ -176,6 +176,7 @@ def outcome(target: str, raw: bytes, folder: Path, *, sealed: bool = False) -> s
     """
     file = folder / target
     file.write_bytes(put_right(raw) if sealed else raw)
+    file.chmod(0o600)
     try:
         return picture_outcome(file) if target == "picture" else key_outcome(file, raw)
     except (Exception, HangError) as error:  # what is looked for

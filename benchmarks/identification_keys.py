@@ -53,7 +53,7 @@ class OurKeys:
 
 @dataclass(frozen=True)
 class TheirKeys:
-    """Keys of tree-ring code, by the statistic of :func:`watermark.foreign.detect_array`.
+    """Keys of tree-ring code, by the statistic of :func:`watermark.foreign.detect_array` on bins.
 
     Args:
         where: (C, h, w) the mask and its conjugate.

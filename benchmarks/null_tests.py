@@ -128,7 +128,10 @@ def our_p(
 
 
 def their_p(noise: Array, keys: Sequence[ArrayKey], transforms: Sequence[Transform]) -> Array:
-    """P (n, K) of :func:`watermark.foreign.detect_array`, times the transformations; the keys have one mask."""
+    """P (n, K) of :func:`watermark.foreign.detect_array`, times the transformations.
+
+    The keys have one mask, and are tested as if nobody knew how they were drawn.
+    """
     where = keys[0].mask | conjugate_bins(keys[0].mask.astype(np.complex128)).real.astype(bool)
     flat = np.arange(where[0].size).reshape(where.shape[1:])
     twin = np.roll(flat[::-1, ::-1], 1, axis=(0, 1))

@@ -35,7 +35,7 @@ from tests.test_solvers import linear, matrices
 from watermark.calibration import Calibration
 from watermark.detection import detect
 from watermark.features import key_spectrum, key_vector, noise_vector
-from watermark.foreign import detect_array
+from watermark.foreign import ArrayKey, detect_array
 from watermark.keys import Pattern
 from watermark.search import key_matrix
 from watermark.transforms import IDENTITY, Transform, plain_transforms, views
@@ -112,9 +112,8 @@ def test_keys_are_identified_in_the_noise_that_carries_them(sapling):
         assert not identification.place(keys[test], noise[test], 41, IDENTITY, (64,))[0][0]
         assert keys[test].test(noise["unmarked"], IDENTITY)[0].min() > 1e-4
     p, best = keys["tree-ring"].test(noise["tree-ring"], IDENTITY)
-    foreign = [
-        detect_array(noise["tree-ring"], identification_keys.their_key(i, sapling.latent_shape)) for i in (3, 40)
-    ]
+    theirs = [identification_keys.their_key(i, sapling.latent_shape) for i in (3, 40)]
+    foreign = [detect_array(noise["tree-ring"], ArrayKey(key.values, key.mask)) for key in theirs]
     np.testing.assert_allclose(p[[3, 40]], [d.p_value[0] for d in foreign], rtol=1e-6)
     assert best == 40
     key = identification_keys.their_key(40, sapling.latent_shape)
@@ -174,6 +173,7 @@ def test_calibration_tests_are_those_of_the_library(nulls):
             np.testing.assert_allclose(searched, np.minimum(1, 8 * each.min(0)), rtol=1e-9)
     for kind in ("tree-ring", "constant rings"):
         key = null_tests.their_keys(kind, 5, (4, 32, 32))[2]
+        key = ArrayKey(key.values, key.mask)  # as if nobody knew how it was drawn
         each = np.stack([detect_array(view, key).p_value for view in views(nulls.noise, transforms)])
         np.testing.assert_allclose(found[f"{kind} | as it is | alone"].p[:, 2], each[0], rtol=1e-9)
         np.testing.assert_allclose(
