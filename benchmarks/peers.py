@@ -193,8 +193,12 @@ def analyse(
     side = next(iter(noise.values())).shape[-1]
     cells: Json = {}
     for (c, r, t), one in found.items():
-        cells.setdefault(c, {}).setdefault(f"{t} | {r}", measure(one, t not in (L1, RAW)))
-    return {"cells": cells, "power": power(found, conditions), "rules": own_rules(found, conditions, side, nulls)}
+        if t != RAW:  # of which only the fixed thresholds are of interest
+            each = measure(one, t != L1)
+            negatives = each.pop("negatives")  # the same ones for all
+            cells.setdefault(c, {}).setdefault(f"{t} | {r}", each)
+    of_rules = {"power": power(found, conditions), "rules": own_rules(found, conditions, side, nulls)}
+    return {"negatives": negatives, "cells": cells} | of_rules
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
