@@ -166,9 +166,7 @@ def verify(
     from watermark.calibration import Calibration
     from watermark.verify import Verifier
 
-    check_usage(images, from_file, output, resume, form)
-    if coarse and output is not None:
-        raise click.UsageError("--coarse is for what is shown; a report is for those who may see all")
+    check_usage(images, from_file, output, resume, form, coarse)
     if wide and (rotations or shifts or crops or not mirrored):
         raise click.UsageError(
             "--wide looks in places of its own: give no --rotations, --shifts, --crop or --no-mirrored"
@@ -242,7 +240,12 @@ def looked_at(
 
 
 def check_usage(
-    images: tuple[str, ...], from_file: str | None, output: Path | None, resume: bool, form: str | None
+    images: tuple[str, ...],
+    from_file: str | None,
+    output: Path | None,
+    resume: bool,
+    form: str | None,
+    coarse: bool,
 ) -> None:
     """Refuse what does not go together, before anything is loaded."""
     from watermark.batch import check_report
@@ -252,6 +255,8 @@ def check_usage(
     if resume and output is None:
         raise click.UsageError("--resume goes on with the file of --output")
     if output is not None:
+        if coarse:
+            raise click.UsageError("--coarse is for what is shown; a report is for those who may see all")
         if form is not None:
             raise click.UsageError(
                 f"--{form} is for standard output; with --output, the file's ending says what it is"
