@@ -20,11 +20,18 @@ from inversion.trust import TOLERANCE
 
 Json = dict[str, Any]
 
-ENCODER, DEFAULT = "encoder", "default"
+ENCODER, DEFAULT, WITHIN = "encoder", "default", "default within a radius"
 FORWARD, ADAM, GRADIENT = "forward step, equal time", "Adam on T, equal time", "gradient, equal time"
 CHOSEN = "gradient, D clamped, best rate, equal time"
 LONG, CLAMPED = "gradient, 100 iterations", "gradient, D clamped, 100 iterations"
-KINDS = {ENCODER: "encoder", DEFAULT: "anderson", FORWARD: "forward_step", ADAM: "adam", GRADIENT: "gradient"}
+KINDS = {
+    ENCODER: "encoder",
+    DEFAULT: "anderson_unlimited",
+    WITHIN: "anderson",
+    FORWARD: "forward_step",
+    ADAM: "adam",
+    GRADIENT: "gradient",
+}
 """Name → method of :func:`inversion.invert_decoder`."""
 EQUAL_TIME = (FORWARD, ADAM, GRADIENT, CHOSEN)
 RATES = (0.02, 0.05, 0.1, 0.2)

@@ -90,6 +90,7 @@ def decoder_inversion(method: str) -> str:
         return f"{steps}, {described(PUBLISHED[method])}"
     return {
         "anderson": f"{steps}, within {RADIUS:g}",
+        "anderson_unlimited": steps,
         "shrinkage": f"{steps}, within {RADIUS:g}, c = {DOUBT:g}",
         "encoder": method,
     }[method]

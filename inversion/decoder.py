@@ -24,6 +24,7 @@ from inversion.trust import TOLERANCE, shrink, trust
 
 STEPS = {
     "anderson": 12,
+    "anderson_unlimited": 12,
     "shrinkage": 12,
     "forward_step": 10,
     "inertial_km": 100,
@@ -68,9 +69,11 @@ def invert_decoder(
 
     Methods:
     - ``anderson``: Anderson acceleration that mixes by pixel error, then :func:`inversion.trust.trust`; the default
-      here and of editing, as measured in ``benchmarks/decoder_inversion.py``.
-    - ``shrinkage``: the same, then :func:`inversion.trust.shrink`: for pictures that may have been changed since
-      they were decoded, where the latent that was decoded is wanted rather than one that reproduces the change.
+      here, as measured in ``benchmarks/decoder_inversion.py``.
+    - ``anderson_unlimited``: the same without ``trust``: the iterate that reproduces the picture best, however far
+      from the encoder's estimate. The default of editing; ``benchmarks/editing.py`` compares both.
+    - ``shrinkage``: ``anderson``, then :func:`inversion.trust.shrink`: for pictures that may have been changed
+      since they were decoded, where the latent that was decoded is wanted and not one that reproduces the change.
       The default of verification; ``benchmarks/robustness.py`` compares both.
     - ``forward_step`` (ρ = ½) and ``inertial_km`` (α = .9): published methods with steps of our choice.
     - ``adam``: as published (rate .01, frozen from .8 N' on, see :func:`inversion.solvers.adam_rate`).
@@ -84,7 +87,7 @@ def invert_decoder(
         x: (B, 3, H, W) float32 pictures in [-1, 1], or (B, 3, F, H, W) videos. A picture autoencoder takes the
             frames of a video one by one, as AnimateDiff and LaVie do.
         method: see above.
-        steps: number of updates; None is 12 for ``anderson`` and ``shrinkage``, 10 for ``forward_step``, 100 for
+        steps: number of updates; None is 12 for all of Anderson and ``shrinkage``, 10 for ``forward_step``, 100 for
             the others but the encoder, which has none. ``trust`` and ``shrink`` may need one or two evaluations
             more each.
         chunk_size: pictures, frames, or videos of a video autoencoder, that go through the networks together, ≥ 1.
@@ -125,9 +128,10 @@ def solve_chunk(
 ) -> Solution:
     """One chunk of samples by one method, with its published or measured parameters."""
     b, residual = (decoder_gradient if method == "gradient" else decoder_residual)(autoencoder, x)
-    if method in ("anderson", "shrinkage"):
-        stop = replace(stop, patience=5)
-        solution = trust(anderson(residual, b, stop, callback=callback), b, residual)
+    if method in ("anderson", "anderson_unlimited", "shrinkage"):
+        solution = anderson(residual, b, replace(stop, patience=5), callback=callback)
+        if method != "anderson_unlimited":
+            solution = trust(solution, b, residual)
         return shrink(solution, b, residual) if method == "shrinkage" else solution
     solver = PUBLISHED["forward_step" if method == "encoder" else method]  # of the former no step is made
     return solver(residual, b, stop, callback=callback)

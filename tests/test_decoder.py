@@ -198,6 +198,15 @@ def test_the_default_stays_within_its_radius(sapling, marked):
     assert way.square().mean(1).sqrt().max() <= RADIUS * 1.001
 
 
+def test_without_the_radius_pictures_are_reproduced_better_by_longer_ways(sapling, marked):
+    x = sapling_pictures(marked)
+    within, free = (invert_decoder(sapling.autoencoder, x, method=m) for m in ("anderson", "anderson_unlimited"))
+    assert (free.merit < within.merit).all()
+    assert (free.evaluations < within.evaluations).all()
+    way = free.value - sapling.autoencoder.encode(x)
+    assert (way.square().mean(1).sqrt().amax((1, 2)) > RADIUS).all()
+
+
 @pytest.mark.parametrize("chunk_size", [1, 2, 5])
 def test_chunks_do_not_change_the_result(chunk_size):
     ae = linear_autoencoder(dtype=torch.float32)

@@ -56,8 +56,8 @@ class Row:
 )
 @click.option(
     "--decoder",
-    type=click.Choice(["anderson", "forward_step", "adam", "gradient", "encoder"]),
-    default="anderson",
+    type=click.Choice(["anderson_unlimited", "anderson", "forward_step", "adam", "gradient", "encoder"]),
+    default="anderson_unlimited",
     show_default=True,
     help="How pixels become latents: decoder inversion by several methods, all the way, as pixels are to be kept; "
     "or the encoder alone.",
