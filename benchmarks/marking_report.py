@@ -23,8 +23,8 @@ MAGNIFIED = 10
 
 def draw(result: Json, examples: Sequence[tuple[Pixels, Pixels]], path: Path) -> None:
     """Above: pictures before and after, and the change. Below: visibility against detection, and by attack."""
-    figure = Figure(figsize=(16, 8), dpi=110, layout="constrained")
-    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(0.42, 1))[:, 0]
+    figure = Figure(figsize=(16, 8.6), dpi=110, layout="constrained")
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(0.36, 1))[:, 0]
     axes = above.subplots(1, 3 * len(examples), squeeze=False)[0]
     for i, (before, after) in enumerate(examples):
         error = after.astype(np.float64) - before
@@ -40,7 +40,7 @@ def draw(result: Json, examples: Sequence[tuple[Pixels, Pixels]], path: Path) ->
     draw_frontier(left, cells, "psnr median", "PSNR to the original, dB (median): right is less visible")
     draw_frontier(middle, cells, "ssim median", "SSIM to the original (median)")
     left.axvline(BAR, color="0.5", lw=1)
-    left.legend(fontsize=8, loc="lower left")
+    below.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
     draw_attacks(right, cells)
     figure.savefig(path)
 
