@@ -99,7 +99,7 @@ def visibility(summed: Json) -> list[str]:
     lines = [
         "| pictures, marked by | PSNR, median (least) | SSIM | at the bound; out of rounds | found at p ≤ 1e-3 "
         f"| at ≥ {BAR:.0f} dB, too | and that verdict | at p ≤ 1e-6 | ρ | p, median "
-        "| six attacks, default search | `--wide` |",
+        "| six attacks, p ≤ 1e-3, default search | `--wide` |",
         "|---|" + "---|" * 11,
     ]
     for name, cell in summed["cells"].items():
@@ -144,7 +144,7 @@ def attacks(summed: Json) -> list[str]:
     first = next(iter(frontier.values()))["conditions"]
     others = [c for c in first if c not in ("clean", COPIED)]
     lines = [
-        "| the same pictures, found | n | " + " | ".join(others) + " |",
+        "| the same pictures, found at p ≤ 1e-3 | n | " + " | ".join(others) + " |",
         "|---|" + "---|" * (len(others) + 1),
     ]
     for name, cell in frontier.items():
@@ -159,7 +159,7 @@ def attacks(summed: Json) -> list[str]:
 
 def copied(summed: Json) -> list[str]:
     """How often a change that was copied carries the key along."""
-    lines = ["| change copied to another picture | found | at p ≤ 1e-6 |", "|---|---|---|"]
+    lines = ["| change copied to another picture | found at p ≤ 1e-3 | at p ≤ 1e-6 |", "|---|---|---|"]
     for name, cell in summed["cells"].items():
         if COPIED in cell["conditions"]:
             taken = [cell["conditions"][COPIED][what] for what in ("found", f"found at {VERDICT:g}")]

@@ -63,8 +63,8 @@ def edit(
         prompt: what is to be seen inside the mask, one for all or one each.
         mask: (B or 1, 1, H, W) in [0, 1], 1 where the picture may change; None is that of :func:`prompt_mask`.
         source: what is seen now, if it is known.
-        decoder: how latents are recovered, see :func:`inversion.invert_decoder`; the default is the one that
-            reproduces the picture best.
+        decoder: how latents are recovered, see :func:`inversion.invert_decoder`; the default is the one
+            of those without gradients that reproduces the picture best.
         steps: of inversion and of sampling.
         guidance: classifier-free guidance scale of the new prompt, of a model that has one.
         restore: whether pixels outside the mask are the picture's own, with a soft edge as wide as a latent. If

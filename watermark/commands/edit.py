@@ -59,8 +59,8 @@ class Row:
     type=click.Choice(["anderson_unlimited", "anderson", "forward_step", "adam", "gradient", "encoder"]),
     default="anderson_unlimited",
     show_default=True,
-    help="How pixels become latents: decoder inversion by several methods, all the way, as pixels are to be kept; "
-    "or the encoder alone.",
+    help="How pixels become latents: by decoder inversion, or by the encoder alone. anderson stays within a "
+    "radius of the encoder's latent; anderson_unlimited does not, and keeps more.",
 )
 @click.option(
     "--restore/--no-restore",

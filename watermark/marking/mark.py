@@ -82,7 +82,7 @@ def mark(
             noise, its level and transformations decide whether the mark holds.
         pictures: (H, W, 3) uint8 each, in sRGB.
         strength: the correlation ρ that recovered noise is to have with the key, in (0, 1); pictures generated with
-            a key have about 0.6. More is more visible, and survives more.
+            a key have about 0.65. More is more visible, and survives more.
         min_psnr: no picture is changed by more than this, in dB; then ρ is as large as that allows.
         method: ``gradient`` differentiates the diffusion network; ``sampling`` does not, and changes more.
         rounds: pictures that are tried, at most, ≥ 1; two or three suffice as a rule.
