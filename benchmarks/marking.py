@@ -1,6 +1,6 @@
 """Marks that are written into pictures that exist: how visible they are, and how surely found.
 
-    python -m benchmarks.marking            129 pictures, five ways to mark, two hours on a core; resumes
+    python -m benchmarks.marking            129 pictures, five ways to mark, three hours on a core; resumes
     python -m benchmarks.marking --quick    one of each kind, few steps; a minute
 
 Three kinds of pictures get a key of their own each: pictures that Sapling generated without a mark, one of each of

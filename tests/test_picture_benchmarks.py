@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from benchmarks import (
     pairs,
 )
 from inversion import LatentDiffusionModel
+from inversion.editing import edit
 from tests.problems import gaussian_model
+from watermark.commands.edit import edit as edit_command
 
 
 @pytest.fixture
@@ -103,6 +106,13 @@ def test_equal_time_is_that_of_the_default(model, monkeypatch):
     assert found[editing.FORWARD]["iterations"] == 20 - 1
     assert found[editing.ADAM]["iterations"] == 20 / 2 - 1
     assert found[editing.GRADIENT]["iterations"] == found[editing.CHOSEN]["iterations"] == 20 / 4 - 1
+
+
+def test_the_default_that_is_measured_is_that_of_users():
+    measured = editing_costs.KINDS[editing.DEFAULT]
+    assert signature(edit).parameters["decoder"].default == measured
+    (option,) = (p for p in edit_command.params if p.name == "decoder")
+    assert option.default == measured
 
 
 def test_edits_are_of_other_things_on_the_same_background():
