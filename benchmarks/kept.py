@@ -24,6 +24,9 @@ from inversion.trust import DOUBT, RADIUS, TOLERANCE
 
 Arrays = dict[str, NDArray[Any]]
 
+MEASURED = {"calibration.safetensors", "evaluation.json", "speed.json"}
+"""Files in a model's folder that say something of it and are no part of it."""
+
 
 def kept_file(folder: Path, name: str, settings: Mapping[str, Any]) -> Path:
     """Where the arrays of a benchmark with such settings are."""
@@ -57,7 +60,7 @@ def weights(model: str) -> str:
     folder = sapling_folder() if model == "sapling" else Path(model)
     kinds = (".safetensors", ".bin", ".json")
     files = [file for file in sorted(folder.rglob("*")) if file.suffix in kinds] if folder.is_dir() else []
-    of_model = [file for file in files if file.name != "calibration.safetensors"]
+    of_model = [file for file in files if file.name not in MEASURED]
     return digest_of(of_model) if folder.is_dir() else model
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from PIL import Image, ImageDraw
 
 from data.sapling.recipe import (
+    card,
     dataset,
     evaluate,
     grid,
@@ -17,6 +19,7 @@ from data.sapling.recipe import (
     networks,
     prepare,
     sources,
+    speed,
     train_autoencoder,
     train_diffusion,
 )
@@ -178,10 +181,10 @@ def test_a_run_is_exported_measured_and_told_of(run, monkeypatch):
     model = export(folder)
     after = networks.start_pipeline(folder, str(model))
     trained = read(folder / networks.AUTOENCODER)["averaged"]["vae"]
-    for name, weights in after.vae.state_dict().items():
-        torch.testing.assert_close(weights, trained[name], rtol=1e-3, atol=1e-6)
+    for name, values in after.vae.state_dict().items():
+        torch.testing.assert_close(values, trained[name], rtol=1e-3, atol=1e-6)
         if name.startswith("encoder"):
-            torch.testing.assert_close(weights, before.vae.state_dict()[name], rtol=1e-3, atol=1e-6)
+            torch.testing.assert_close(values, before.vae.state_dict()[name], rtol=1e-3, atol=1e-6)
     assert any(
         (a - b).abs().max() > 1e-6 for a, b in zip(after.unet.parameters(), before.unet.parameters(), strict=True)
     )
@@ -193,14 +196,46 @@ def test_a_run_is_exported_measured_and_told_of(run, monkeypatch):
     assert len(found["loss by time"]) == len(train_diffusion.TIMES)
     assert Image.open(model / "samples.png").width == 8 * SIDE
     assert (model / "nearest.png").exists()
-    card = (model / "README.md").read_text(encoding="utf-8")
+    text = read_card(model)
+    assert "Not measured yet" not in text
     for told in (
         "decoder alone, the encoder frozen: 2 steps of 2",
         "GPL-2",
         "PSNR",
         "python -m data.sapling.recipe",
     ):
-        assert told in card
+        assert told in text
+
+
+def test_speeds_are_ratios_of_what_was_measured_in_turns(run, monkeypatch):
+    folder, start = run
+    monkeypatch.setattr(speed, "MATRIX", 64)
+    monkeypatch.setattr(speed.seconds, "__defaults__", (0.0,))
+    (folder / "README.md").write_text("# A model\n\n<!-- figures -->\n<!-- /figures -->\n\nAs it was.\n")
+    told = ["--model", start, "--batch", "2", "--rounds", "3", "-o", str(folder)]
+    done = CliRunner().invoke(speed.main, told, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    formats = json.loads((folder / "speed.json").read_text(encoding="utf-8"))["formats"]
+    assert list(formats) == [f"{d}, {layout}" for d in ("fp32", "bf16") for layout in speed.LAYOUTS]
+    assert formats["fp32, contiguous"]["generation"]["of the first format"] == 1
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"× {formats['bf16, channels_last']['inversion']['times the ceiling']:.1f} |" in card
+    assert card.endswith("As it was.\n")
+
+    rounds = {"unet": [1.0, 2.0, 8.0], "decoder": [10.0] * 3, "encoder": [5.0] * 3}
+    count = {"unet": 2.0, "decoder": 30.0, "encoder": 20.0}
+    found = speed.summary(count, [4.0, 2.0, 1.0], rounds, rounds | {"unet": [1.0] * 3})
+    assert found["unet"] == {"seconds": 2.0, "share of ceiling": 0.5}
+    assert found["inversion"]["seconds"] == 25.0
+    assert found["inversion"]["times the ceiling"] == pytest.approx(1.5)  # (60, 50, 85) / 40
+    assert found["inversion"]["of the first format"] == pytest.approx(25 / 15)
+
+
+def test_a_card_without_markers_is_left_alone(tmp_path):
+    (tmp_path / "README.md").write_text("# Mine\n")
+    with pytest.raises(click.ClickException, match="no <!-- figures -->"):
+        card.update_figures(tmp_path)
+    assert read_card(tmp_path) == "# Mine\n"
 
 
 def test_an_autoencoder_of_other_latents_is_not_exported_alone(run):

@@ -1,19 +1,22 @@
-"""The card of an exported model, with what was measured."""
+"""The card of a model, with what was measured between two markers."""
 
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from pathlib import Path
 from string import Template
 from typing import Any
 
+import click
 from safetensors import safe_open
 
 from data.sapling.recipe.networks import AUTOENCODER, DIFFUSION
 from data.sapling.recipe.training import read
 
 WEIGHTS = ("vae", "unet", "text_encoder")
+MARKED = re.compile(r"<!-- figures -->.*<!-- /figures -->", re.DOTALL)
 
 
 def paragraph(text: str) -> str:
@@ -22,16 +25,36 @@ def paragraph(text: str) -> str:
 
 
 def write_card(folder: Path, model: Path) -> None:
-    """Write ``README.md`` of a model from the run in ``folder`` and, if there is one, its ``evaluation.json``."""
-    found = model / "evaluation.json"
-    measured = json.loads(found.read_text(encoding="utf-8")) if found.exists() else {}
+    """Write ``README.md`` of a model from the run in ``folder``, and what is measured of it so far."""
     text = Template((Path(__file__).parent / "card.md").read_text(encoding="utf-8")).substitute(
         {part: f"{parameters(model / part) / 1e6:.1f}" for part in WEIGHTS},
         data=data(folder),
         training=training(folder),
-        figures=figures(measured) if measured else "Not measured yet: `python -m data.sapling.recipe.evaluate`.",
     )
-    (model / "README.md").write_text(text, encoding="utf-8")
+    (model / "README.md").write_text(with_figures(text, model), encoding="utf-8")
+
+
+def update_figures(model: Path) -> None:
+    """Put what is measured of a model into its card, and change nothing else of it."""
+    card = model / "README.md"
+    card.write_text(with_figures(card.read_text(encoding="utf-8"), model), encoding="utf-8")
+
+
+def with_figures(card: str, model: Path) -> str:
+    """A card with the tables of ``evaluation.json`` and ``speed.json`` of a model's folder between its markers.
+
+    Raises:
+        click.ClickException: if the card has no markers.
+    """
+    tables = []
+    for name, make in (("evaluation", figures), ("speed", speeds)):
+        file = model / f"{name}.json"
+        if file.exists():
+            tables.append(make(json.loads(file.read_text(encoding="utf-8"))))
+    told = "\n\n".join(tables) or "Not measured yet: `python -m data.sapling.recipe.evaluate`."
+    if not MARKED.search(card):
+        raise click.ClickException(f"the card of {model} has no <!-- figures --> … <!-- /figures -->")
+    return MARKED.sub(lambda _: f"<!-- figures -->\n\n{told}\n\n<!-- /figures -->", card)
 
 
 def parameters(part: Path) -> int:
@@ -126,3 +149,25 @@ def figures(found: dict[str, Any]) -> str:
     )
     rows += ["", f"Weights: {found['megabytes']} MB."]
     return "\n".join(rows)
+
+
+def speeds(found: dict[str, Any]) -> str:
+    """A table of how fast the networks are in every format, as ratios."""
+    formats = found["formats"]
+    rows = [
+        "| format | UNet | decoder | encoder | generation | inversion | seconds of generation |",
+        "|---" * 7 + "|",
+    ]
+    for name, own in formats.items():
+        shares = " | ".join(f"{own[part]['share of ceiling']:.2f}" for part in ("unet", "decoder", "encoder"))
+        times = " | ".join(f"× {own[part]['times the ceiling']:.1f}" for part in ("generation", "inversion"))
+        rows.append(f"| {name} | {shares} | {times} | {own['generation']['of the first format']:.2f} |")
+    threads = found["environment"]["threads"]
+    told = (
+        "Speed beside a matrix product of the same dtype, in the same run: the share of its operations a second "
+        "that networks reach; how many times as long as at its speed the generation of an image takes (50 steps "
+        "with guidance, and decoding) and an inversion (10 steps, and encoding); and generation's time relative to "
+        f"the first row's. {found['settings']['batch']} images at a time, "
+        f"{threads} thread{'s' if threads != 1 else ''}."
+    )
+    return "\n".join([paragraph(told), "", *rows])

@@ -2,7 +2,7 @@
 
 \b
     python -m data.sapling.recipe.evaluate                            half an hour on two cores
-    python -m data.sapling.recipe.evaluate --model data/sapling -o build/sapling/shipped
+    python -m data.sapling.recipe.evaluate --model data/sapling -o build/shipped
     python -m data.sapling.recipe.evaluate --quick                    few pictures and steps, to see that it runs
 
 Writes ``evaluation.json``, ``samples.png`` (a grid with fixed prompts and seeds) and ``nearest.png`` (samples, and
@@ -23,10 +23,11 @@ from diffusers import StableDiffusionPipeline
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
+from benchmarks.kept import MEASURED, weights
 from benchmarks.latents import nmse, round_to_8_bits
 from benchmarks.record import write
 from data.sapling.recipe import dataset, neighbours
-from data.sapling.recipe.card import write_card
+from data.sapling.recipe.card import update_figures
 from data.sapling.recipe.grid import PROMPTS, labelled, samples
 from data.sapling.recipe.networks import start_pipeline
 from data.sapling.recipe.prepare import FOLDER
@@ -169,11 +170,13 @@ def evaluate(folder: Path, source: Path, output: Path, effort: Effort) -> dict[s
     for part in (pipe.vae, pipe.unet, pipe.text_encoder):
         part.eval().requires_grad_(False)
     result = measure(pipe, folder / "data", effort, output)
-    size = sum(file.stat().st_size for file in source.rglob("*.safetensors"))
-    result = {"effort": asdict(effort), "megabytes": round(size / 1e6, 1)} | result
+    files = (file for file in source.rglob("*.safetensors") if file.name not in MEASURED)
+    size = sum(file.stat().st_size for file in files)
+    about = {"effort": asdict(effort), "weights": weights(str(source)), "megabytes": round(size / 1e6, 1)}
+    result = about | result
     click.echo(f"wrote {write('evaluation', result, output)}")
     if output == source:
-        write_card(folder, source)
+        update_figures(source)
     return result
 
 

@@ -5,11 +5,12 @@
     python -m data.sapling.recipe.speed --compile       also with torch.compile, which takes minutes to compile
     OMP_NUM_THREADS=1 python -m data.sapling.recipe.speed --rounds 1
 
-The ceiling is a matrix multiplication of 1024 × 1024 in the same dtype. It and the networks are measured in turns,
-so that a machine that is slower for a while slows both, and what is told is the median over rounds of the ratio:
-the share of the ceiling's operations a second that a network reaches. Generating (50 steps with guidance, decoding)
-and inverting (10 steps, no guidance, and encoding) an image are told in seconds and as a multiple of the time that
-their operations would take at the ceiling. Writes ``speed.json`` into --output.
+The ceiling is a matrix multiplication of 1024 × 1024 in the same dtype. It and the networks in all formats are
+measured in turns, so that a machine that is slower for a while slows all, and what is told are medians over rounds
+of ratios: the share of the ceiling's operations a second that a network reaches. Generating (50 steps with
+guidance, decoding) and inverting (10 steps, no guidance, and encoding) an image are told in seconds, as a multiple
+of the time that their operations would take at the ceiling, and of what the first format takes. Writes
+``speed.json`` into --output, and the figures into the model's card if there is one.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from typing import Any
 import click
 import torch
 from diffusers import StableDiffusionPipeline
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.record import write
+from data.sapling.recipe.card import update_figures
 from data.sapling.recipe.networks import SAPLING, start_pipeline
 from data.sapling.recipe.prepare import FOLDER
 from inversion.model import DTYPES
@@ -100,35 +104,45 @@ def ceiling(dtype: str) -> float:
 
 
 @torch.inference_mode()
-def measure(pipe: StableDiffusionPipeline, form: Format, batch: int, rounds: int) -> dict[str, Any]:
-    """Shares of the ceiling of all parts, and seconds an image of generation and inversion, medians over rounds."""
-    plain = Format("fp32", "contiguous")
-    count = {name: operations(work) / batch for name, work in parts(pipe, plain, batch).items()}
-    own = parts(pipe, form, batch)
-    turns = []
-    for _ in range(rounds):
-        top = ceiling(form.dtype)
-        took = {name: seconds(work) / batch for name, work in own.items()}
-        turns.append((top, took))
-    result: dict[str, Any] = {"ceiling": statistics.median(top for top, _ in turns)}
-    for name in own:
-        result[name] = {
-            "seconds": statistics.median(took[name] for _, took in turns),
-            "share of ceiling": statistics.median(count[name] / took[name] / top for top, took in turns),
-        }
-    for name, steps, last in (
-        ("generation", GUIDED * GENERATION, "decoder"),
-        ("inversion", INVERSION, "encoder"),
-    ):
+def measure(pipe: StableDiffusionPipeline, forms: list[Format], batch: int, rounds: int) -> dict[str, Any]:
+    """Format → what :func:`summary` says of it and the first format."""
+    count = {name: operations(work) / batch for name, work in parts(pipe, forms[0], batch).items()}
+    own = {form: parts(pipe, form, batch) for form in forms}
+    tops: dict[str, list[float]] = {form.dtype: [] for form in forms}
+    took: dict[Format, dict[str, list[float]]] = {form: {name: [] for name in count} for form in forms}
+    for _ in track(range(rounds), "rounds", console=Console(stderr=True)):
+        for dtype, found in tops.items():
+            found.append(ceiling(dtype))
+        for form in forms:
+            for name, work in own[form].items():
+                took[form][name].append(seconds(work) / batch)
+    return {str(form): summary(count, tops[form.dtype], took[form], took[forms[0]]) for form in forms}
+
+
+def summary(
+    count: dict[str, float], top: list[float], took: dict[str, list[float]], first: dict[str, list[float]]
+) -> dict[str, Any]:
+    """Shares of the ceiling, and what generating and inverting an image takes: medians over rounds.
+
+    Args:
+        count: network → operations for an image.
+        top: operations a second at the ceiling, by round.
+        took: network → seconds an image, by round.
+        first: that of the first format.
+    """
+    found: dict[str, Any] = {"ceiling": statistics.median(top)}
+    for name, own in took.items():
+        shares = (count[name] / s / t for s, t in zip(own, top, strict=True))
+        found[name] = {"seconds": statistics.median(own), "share of ceiling": statistics.median(shares)}
+    for name, steps, last in (("generation", GUIDED * GENERATION, "decoder"), ("inversion", INVERSION, "encoder")):
         least = steps * count["unet"] + count[last]
-        spent = [steps * took["unet"] + took[last] for _, took in turns]
-        result[name] = {
+        spent, others = ([steps * u + v for u, v in zip(of["unet"], of[last], strict=True)] for of in (took, first))
+        found[name] = {
             "seconds": statistics.median(spent),
-            "times the ceiling": statistics.median(
-                s * top / least for s, (top, _) in zip(spent, turns, strict=True)
-            ),
+            "times the ceiling": statistics.median(s * t / least for s, t in zip(spent, top, strict=True)),
+            "of the first format": statistics.median(s / o for s, o in zip(spent, others, strict=True)),
         }
-    return result
+    return found
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, help=__doc__)
@@ -146,19 +160,20 @@ def main(model: str, batch: int, rounds: int, compiled: bool, output: Path) -> N
         for layout in LAYOUTS
         for c in ([False, True][: 1 + compiled])
     ]
-    result: dict[str, Any] = {"settings": {"model": model, "batch": batch, "rounds": rounds}, "formats": {}}
-    for form in forms:
-        found = measure(pipe, form, batch, rounds)
-        result["formats"][str(form)] = found
-        write("speed", result, output)
+    settings = {"model": Path(model).name, "batch": batch, "rounds": rounds}
+    formats = measure(pipe, forms, batch, rounds)
+    path = write("speed", {"settings": settings, "formats": formats}, output)
+    for name, found in formats.items():
         click.echo(
-            f"{form}: UNet {found['unet']['share of ceiling']:.2f} of {found['ceiling'] / 1e9:.0f} GFLOP/s; "
+            f"{name}: UNet {found['unet']['share of ceiling']:.2f} of {found['ceiling'] / 1e9:.0f} GFLOP/s; "
             f"{GENERATION}-step generation {found['generation']['seconds']:.3f} s an image, "
             f"{found['generation']['times the ceiling']:.1f} times the ceiling's; {INVERSION}-step inversion "
             f"{found['inversion']['seconds']:.3f} s, {found['inversion']['times the ceiling']:.1f} times"
         )
-    best = min(result["formats"], key=lambda name: result["formats"][name]["generation"]["seconds"])
-    click.echo(f"fastest: {best}; wrote {output / 'speed.json'}")
+    best = min(formats, key=lambda name: formats[name]["generation"]["seconds"])
+    click.echo(f"fastest: {best}; wrote {path}")
+    if (output / "README.md").exists():
+        update_figures(output)
 
 
 if __name__ == "__main__":
