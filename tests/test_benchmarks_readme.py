@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import decoder_inversion, readme
+from benchmarks.kept import weights
 from benchmarks.record import RESULTS
 
 
@@ -64,3 +65,10 @@ def test_what_cannot_be_made_is_named_and_nothing_is_written(place, text, reason
     assert done.exit_code == 2
     assert reason in done.output
     assert (place / "README.md").read_text("utf-8") == text
+
+
+def test_published_results_are_of_the_weights_that_are_shipped():
+    settings = [json.loads(file.read_text("utf-8")).get("settings", {}) for file in RESULTS.glob("*.json")]
+    told = [own["weights"] for own in settings if "weights" in own]
+    assert len(told) > 8
+    assert set(told) == {weights("sapling")}
