@@ -155,7 +155,7 @@ def speeds(found: dict[str, Any]) -> str:
     """A table of how fast the networks are in every format, as ratios."""
     formats = found["formats"]
     rows = [
-        "| format | UNet | decoder | encoder | generation | inversion | seconds of generation |",
+        "| format | UNet | decoder | encoder | generation | inversion | generation, of the first row |",
         "|---" * 7 + "|",
     ]
     for name, own in formats.items():
