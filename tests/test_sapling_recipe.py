@@ -1,6 +1,7 @@
 """The recipe of Sapling: its pieces on pictures made here, and all of it on Debian's (slow)."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image, ImageDraw
 
+from benchmarks.kept import weights
 from data.sapling.recipe import (
     card,
     dataset,
@@ -229,6 +231,18 @@ def test_speeds_are_ratios_of_what_was_measured_in_turns(run, monkeypatch):
     assert found["inversion"]["seconds"] == 25.0
     assert found["inversion"]["times the ceiling"] == pytest.approx(1.5)  # (60, 50, 85) / 40
     assert found["inversion"]["of the first format"] == pytest.approx(25 / 15)
+
+
+def test_the_shipped_card_has_the_figures_of_the_shipped_files():
+    folder = sapling_folder()
+    assert {"evaluation.json", "speed.json", "samples.png", "nearest.png"} <= {
+        file.name for file in folder.iterdir()
+    }
+    text = read_card(folder)
+    assert card.with_figures(text, folder) == text
+    measured = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    assert measured["effort"] == asdict(evaluate.Effort())
+    assert measured["weights"] == weights("sapling")
 
 
 def test_a_card_without_markers_is_left_alone(tmp_path):

@@ -51,7 +51,7 @@ def with_figures(card: str, model: Path) -> str:
         file = model / f"{name}.json"
         if file.exists():
             tables.append(make(json.loads(file.read_text(encoding="utf-8"))))
-    told = "\n\n".join(tables) or "Not measured yet: `python -m data.sapling.recipe.evaluate`."
+    told = "\n\n".join(tables).replace(" -", " −") or "Not measured yet: `python -m data.sapling.recipe.evaluate`."
     if not MARKED.search(card):
         raise click.ClickException(f"the card of {model} has no <!-- figures --> … <!-- /figures -->")
     return MARKED.sub(lambda _: f"<!-- figures -->\n\n{told}\n\n<!-- /figures -->", card)
@@ -155,7 +155,7 @@ def speeds(found: dict[str, Any]) -> str:
     """A table of how fast the networks are in every format, as ratios."""
     formats = found["formats"]
     rows = [
-        "| format | UNet | decoder | encoder | generation | inversion | generation, of the first row |",
+        "| format | UNet | decoder | encoder | generation | inversion | generation, to the first row's |",
         "|---" * 7 + "|",
     ]
     for name, own in formats.items():
