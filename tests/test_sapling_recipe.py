@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image, ImageDraw
+from torch import nn
 
 from benchmarks.kept import weights
 from data.sapling.recipe import (
@@ -28,6 +29,7 @@ from data.sapling.recipe import (
 from data.sapling.recipe.__main__ import main
 from data.sapling.recipe.composites import colour_name, on_background
 from data.sapling.recipe.export import export
+from data.sapling.recipe.optimiser import MuonAndAdamW
 from data.sapling.recipe.pictures import object_name
 from data.sapling.recipe.spectrum import extremes, lanczos
 from data.sapling.recipe.training import Budget, rate_factor, read
@@ -119,6 +121,22 @@ def test_packages_that_cannot_be_had_are_named(tmp_path, monkeypatch):
     assert "--from" in done.output
     done = CliRunner().invoke(prepare.main, ["--folder", str(tmp_path), "--from", str(tmp_path)])
     assert "tuxpaint-stamps-default is not among" in done.output
+
+
+def test_muon_steps_are_orthogonal_and_reach_the_networks_own_weights():
+    conv = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3))
+    conv[1].bias.requires_grad_(False)
+    before = [p.detach().clone() for p in conv.parameters()]
+    optimiser = MuonAndAdamW({"conv": conv}, 1.0)
+    conv(torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))).square().sum().backward()
+    optimiser.step(0.01)
+    after = list(conv.parameters())
+    moved = ((after[0] - before[0] * (1 - 0.01 * 0.01)) / 0.01).detach().flatten(1)
+    values = torch.linalg.svdvals(moved) / (0.2 * moved.shape[1] ** 0.5)
+    assert 0.5 < values.min() < values.max() < 1.5
+    assert (after[1] - before[1]).detach().abs().max() == pytest.approx(0.01, rel=0.05)  # a bias, by AdamW
+    assert torch.equal(after[3], before[3])
+    assert after[0].grad is None
 
 
 def test_the_rate_rises_stays_and_falls():

@@ -58,7 +58,6 @@ def main(
         resume=True,
         batch=32 if scratch else 8,
         side=64 if scratch else 128,
-        rate=1e-3 if scratch else 5e-4,
         seed=seed,
     )
     train_diffusion.train(
@@ -66,7 +65,6 @@ def main(
         Budget(minutes or diffusion_minutes),
         start=start,
         resume=True,
-        rate=5e-4 if scratch else 3e-4,
         seed=seed,
         sample_steps=evaluate.QUICK.steps if quick else grid.STEPS,
     )

@@ -108,8 +108,8 @@ def training(folder: Path) -> str:
         frozen = ", decoder alone, the encoder frozen" if settings.get("decoder_only") else ""
         lines.append(
             f"{told}{frozen}: {saved['step']:,} steps of {settings['batch']}, {saved['seconds'] / 60:,.1f} "
-            f"minutes, from {'scratch' if settings['start'] == 'scratch' else 'the weights before'}; AdamW, "
-            "exponential moving average of the weights, bf16."
+            f"minutes, from {'scratch' if settings['start'] == 'scratch' else 'the weights before'}; Muon and "
+            "AdamW, exponential moving average of the weights, bf16."
         )
     return "\n\n".join(map(paragraph, lines))
 

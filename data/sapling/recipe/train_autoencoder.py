@@ -97,7 +97,7 @@ def train(
     resume: bool = False,
     batch: int = 8,
     side: int = 128,
-    rate: float = 5e-4,
+    rate: float = 2e-3,
     seed: int = 0,
     bf16: bool = True,
     every: int = 50,
@@ -144,7 +144,7 @@ def train(
 @click.option(
     "--side", type=click.IntRange(16), help="Of crops, in pixels.  [default: 128 with a frozen encoder, else 64]"
 )
-@click.option("--rate", type=float, default=5e-4, show_default=True, help="Largest learning rate.")
+@click.option("--rate", type=float, default=2e-3, show_default=True, help="Largest learning rate.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def main(
     folder: Path,

@@ -102,7 +102,7 @@ def train(
     start: str = SAPLING,
     resume: bool = False,
     batch: int = 64,
-    rate: float = 3e-4,
+    rate: float = 2e-3,
     seed: int = 0,
     bf16: bool = True,
     every: int = 50,
@@ -150,7 +150,7 @@ def train(
 @click.option("--steps", type=click.IntRange(1), help="Instead of minutes, for a run that can be repeated exactly.")
 @click.option("--resume", is_flag=True, help="Go on with the checkpoint, if there is one.")
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True)
-@click.option("--rate", type=float, default=3e-4, show_default=True, help="Largest learning rate.")
+@click.option("--rate", type=float, default=2e-3, show_default=True, help="Largest learning rate.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--look-minutes", type=MINUTES, default=30.0, show_default=True, help="Between grids of samples.")
 def main(

@@ -22,6 +22,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from data.sapling.recipe.dataset import replace
+from data.sapling.recipe.optimiser import MuonAndAdamW
 
 WARM_UP, COOL_DOWN, FLOOR = 100, 0.25, 0.01
 """The rate rises for so many steps and falls during the last share of the budget, to this share of itself. It is
@@ -76,7 +77,7 @@ class Training:
     Args:
         file: the checkpoint; losses go to a ``.jsonl`` file beside it.
         networks: name → network. Parameters that require no gradient are left alone.
-        rate: largest learning rate of AdamW.
+        rate: largest learning rate.
         decay: of the exponential moving average of the weights, once it has warmed up.
         settings: what a checkpoint must share with a run that resumes it.
         resume: go on with the checkpoint if there is one.
@@ -97,7 +98,7 @@ class Training:
     ) -> None:
         self.file, self.networks, self.rate, self.settings = file, dict(networks), rate, dict(settings)
         self.parameters = [p for n in self.networks.values() for p in n.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
+        self.optimiser = MuonAndAdamW(self.networks, rate)
         self.average = EMAModel(self.parameters, decay=decay, foreach=True)
         self.step, self.seconds = 0, 0.0
         self.log: list[dict[str, Any]] = []
@@ -215,12 +216,9 @@ class Training:
         loss = torch.stack(list(terms.values())).sum()
         if not math.isfinite(loss.item()):
             raise click.ClickException(f"the loss of step {self.step} is {loss.item()}; {self.file} is as before")
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, CLIP)
-        self.optimiser.step()
+        self.optimiser.step(rate)
         self.average.step(self.parameters)
         self.step += 1
         return {name: value.item() for name, value in terms.items()}
