@@ -17,7 +17,7 @@ DECAY = 0.01
 """Of weights, times the rate, in every step."""
 
 OUTER = ("conv_in", "conv_out", "embeddings")
-"""Layers that meet pixels, latents or words: Muon is not for these."""
+"""Muon is not for the first and last layers, nor for those of words."""
 
 
 class MuonAndAdamW:

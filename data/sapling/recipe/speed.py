@@ -106,8 +106,8 @@ def ceiling(dtype: str) -> float:
 @torch.inference_mode()
 def measure(pipe: StableDiffusionPipeline, forms: list[Format], batch: int, rounds: int) -> dict[str, Any]:
     """Format → what :func:`summary` says of it and the first format."""
-    count = {name: operations(work) / batch for name, work in parts(pipe, forms[0], batch).items()}
     own = {form: parts(pipe, form, batch) for form in forms}
+    count = {name: operations(work) / batch for name, work in own[forms[0]].items()}
     tops: dict[str, list[float]] = {form.dtype: [] for form in forms}
     took: dict[Format, dict[str, list[float]]] = {form: {name: [] for name in count} for form in forms}
     for _ in track(range(rounds), "rounds", console=Console(stderr=True)):
