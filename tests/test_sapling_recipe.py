@@ -277,6 +277,18 @@ def test_an_autoencoder_of_other_latents_is_not_exported_alone(run):
         export(folder)
 
 
+@pytest.mark.parametrize("decoder_only", [True, False])
+def test_latents_of_a_trained_encoder_get_unit_variance_others_keep_their_scale(run, monkeypatch, decoder_only):
+    folder, start = run
+    monkeypatch.setattr(train_diffusion, "draw_grid", lambda *a, **k: None)
+    before = networks.start_pipeline(folder, start).vae.config.scaling_factor
+    train_autoencoder.train(folder, Budget(1, 1), start=start, decoder_only=decoder_only, batch=2, bf16=False)
+    train_diffusion.train(folder, Budget(1, 1), start=start, batch=4, bf16=False)
+    scale = networks.start_pipeline(folder, str(export(folder))).vae.config.scaling_factor
+    spread = scale * np.load(folder / "latents-train.npy").astype(np.float32).std()
+    assert scale == before if decoder_only else spread == pytest.approx(1, abs=1e-3)
+
+
 def test_extremes_of_a_known_jacobian():
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(16, 16, generator=generator) / 4 + torch.eye(16)

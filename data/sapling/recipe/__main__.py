@@ -1,12 +1,11 @@
-"""Make Sapling: pictures, decoder, diffusion network, export and evaluation, one after the other.
+"""Make Sapling: pictures, autoencoder, diffusion network, export and evaluation, one after the other.
 
 \b
-    python -m data.sapling.recipe --decoder-minutes 240 --diffusion-minutes 480
-    python -m data.sapling.recipe --start scratch --decoder-minutes 240 --diffusion-minutes 900
+    python -m data.sapling.recipe --autoencoder-minutes 45 --diffusion-minutes 480
+    python -m data.sapling.recipe --start scratch --autoencoder-minutes 240 --diffusion-minutes 900
     python -m data.sapling.recipe --minutes 1 --count 200 --quick       does all of it run?
 
-The same command goes on where it was stopped or killed, and with more minutes trains on. From the shipped weights
-the encoder is frozen and the decoder trained alone; with --start scratch both are.
+The same command goes on where it was stopped or killed, and with more minutes trains on.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import torch
 
 from data.sapling.recipe import evaluate, grid, train_autoencoder, train_diffusion
 from data.sapling.recipe.export import export
-from data.sapling.recipe.networks import SAPLING, SCRATCH
+from data.sapling.recipe.networks import SAPLING
 from data.sapling.recipe.prepare import FOLDER, prepare
 from data.sapling.recipe.training import MINUTES, Budget
 
@@ -29,7 +28,8 @@ from data.sapling.recipe.training import MINUTES, Budget
 @click.option("--start", default=SAPLING, show_default=True, help="sapling, scratch, or a diffusers folder.")
 @click.option("--count", type=click.IntRange(1), default=24_000, show_default=True, help="Pictures.")
 @click.option("--held-out", type=click.IntRange(1), default=512, show_default=True, help="Pictures to test with.")
-@click.option("--decoder-minutes", type=MINUTES, default=240.0, show_default=True, help="For the autoencoder.")
+@click.option("--autoencoder-minutes", type=MINUTES, default=45.0, show_default=True)
+@click.option("--decoder-only", is_flag=True, help="Keep the encoder, and with it the latents.")
 @click.option("--diffusion-minutes", type=MINUTES, default=480.0, show_default=True)
 @click.option("--minutes", type=MINUTES, help="Instead of both.")
 @click.option("--quick", is_flag=True, help="Evaluate few pictures with few steps.")
@@ -40,7 +40,8 @@ def main(
     start: str,
     count: int,
     held_out: int,
-    decoder_minutes: float,
+    autoencoder_minutes: float,
+    decoder_only: bool,
     diffusion_minutes: float,
     minutes: float | None,
     quick: bool,
@@ -49,15 +50,12 @@ def main(
     """Do everything."""
     torch.set_flush_denormal(True)
     prepare(folder, given, count=count, held_out=held_out, size=128, seed=seed)
-    scratch = start == SCRATCH
     train_autoencoder.train(
         folder,
-        Budget(minutes or decoder_minutes),
+        Budget(minutes or autoencoder_minutes),
         start=start,
-        decoder_only=not scratch,
+        decoder_only=decoder_only,
         resume=True,
-        batch=32 if scratch else 8,
-        side=64 if scratch else 128,
         seed=seed,
     )
     train_diffusion.train(

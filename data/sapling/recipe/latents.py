@@ -40,8 +40,8 @@ def encoded(
     Args:
         folder: of the run.
         vae: the autoencoder.
-        rescale: whether the scaling factor is to bring the latents to unit variance, for a diffusion network that
-            is trained from scratch; else it is the autoencoder's own.
+        rescale: whether the scaling factor is to bring the latents to unit variance, for an encoder that was
+            trained; else it is the autoencoder's own.
         bf16: whether to compute in bfloat16.
     """
     about = folder / "latents.json"

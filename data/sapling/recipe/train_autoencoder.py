@@ -1,12 +1,13 @@
 """Train Sapling's autoencoder, or its decoder alone.
 
 \b
-    python -m data.sapling.recipe.train_autoencoder --decoder-only --minutes 120
-    python -m data.sapling.recipe.train_autoencoder --start scratch --minutes 120
-    python -m data.sapling.recipe.train_autoencoder --decoder-only --minutes 240 --resume
+    python -m data.sapling.recipe.train_autoencoder --minutes 45
+    python -m data.sapling.recipe.train_autoencoder --minutes 90 --resume
+    python -m data.sapling.recipe.train_autoencoder --decoder-only --minutes 45
+    python -m data.sapling.recipe.train_autoencoder --start scratch --minutes 240
 
-With --decoder-only the encoder is frozen: the latent space stays what it is, and the diffusion network valid. Whole
-pictures are taken then, since group normalisation sees other statistics in crops.
+With --decoder-only the encoder is frozen: the latent space stays what it is, and the diffusion network valid. Crops
+are for a start from scratch: group normalisation sees other statistics in them than in whole pictures.
 
 The loss has three terms beside the KL divergence of the posterior: the difference between a picture and its
 reconstruction (absolute and square), that of their gradients, and that between z and E(D(z)), with D's pictures
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from benchmarks.latents import nmse
 from data.sapling.recipe import dataset
-from data.sapling.recipe.networks import AUTOENCODER, SAPLING, start_pipeline
+from data.sapling.recipe.networks import AUTOENCODER, SAPLING, SCRATCH, start_pipeline
 from data.sapling.recipe.prepare import FOLDER
 from data.sapling.recipe.training import MINUTES, Budget, Draw, Training
 
@@ -95,17 +96,21 @@ def train(
     start: str = SAPLING,
     decoder_only: bool = False,
     resume: bool = False,
-    batch: int = 8,
-    side: int = 128,
+    batch: int | None = None,
+    side: int | None = None,
     rate: float = 2e-3,
     seed: int = 0,
     bf16: bool = True,
     every: int = 50,
 ) -> Training:
-    """Train with the pictures of ``folder/data``; the checkpoint is ``folder/autoencoder.pt``."""
+    """Train with the pictures of ``folder/data``; the checkpoint is ``folder/autoencoder.pt``.
+
+    By default on 32 crops of 64 × 64 pixels from scratch, else on 8 of 128 × 128.
+    """
     pictures = dataset.load(folder / "data", dataset.TRAIN)
     others = dataset.load(folder / "data", dataset.HELD_OUT)
-    side = min(side, pictures.pixels.shape[1])
+    batch = batch or (32 if start == SCRATCH else 8)
+    side = min(side or (64 if start == SCRATCH else 128), pictures.pixels.shape[1])
     vae = start_pipeline(folder, start).vae.train().requires_grad_(True)
     if decoder_only:
         for part in (vae.encoder, vae.quant_conv):
@@ -140,10 +145,8 @@ def train(
 @click.option("--minutes", type=MINUTES, default=120.0, show_default=True, help="Of training, with earlier runs.")
 @click.option("--steps", type=click.IntRange(1), help="Instead of minutes, for a run that can be repeated exactly.")
 @click.option("--resume", is_flag=True, help="Go on with the checkpoint, if there is one.")
-@click.option("--batch", type=click.IntRange(1), help="Pictures.  [default: 8 with a frozen encoder, else 32]")
-@click.option(
-    "--side", type=click.IntRange(16), help="Of crops, in pixels.  [default: 128 with a frozen encoder, else 64]"
-)
+@click.option("--batch", type=click.IntRange(1), help="Crops.  [default: 32 from scratch, else 8]")
+@click.option("--side", type=click.IntRange(16), help="Of crops, in pixels.  [default: 64 from scratch, else 128]")
 @click.option("--rate", type=float, default=2e-3, show_default=True, help="Largest learning rate.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def main(
@@ -166,8 +169,8 @@ def main(
         start=start,
         decoder_only=decoder_only,
         resume=resume,
-        batch=batch or (8 if decoder_only else 32),
-        side=side or (128 if decoder_only else 64),
+        batch=batch,
+        side=side,
         rate=rate,
         seed=seed,
     )

@@ -111,9 +111,12 @@ def train(
 ) -> Training:
     """Train with the latents of ``folder/data``; the checkpoint is ``folder/diffusion.pt``."""
     pipe = start_pipeline(folder, start)
+    rescale = start == SCRATCH
     if (folder / AUTOENCODER).exists():
-        pipe.vae.load_state_dict(read(folder / AUTOENCODER)["averaged"]["vae"])
-    latents, apart, scale = encoded(folder, pipe.vae, rescale=start == SCRATCH, bf16=bf16)
+        trained = read(folder / AUTOENCODER)
+        pipe.vae.load_state_dict(trained["averaged"]["vae"])
+        rescale |= not trained["settings"]["decoder_only"]
+    latents, apart, scale = encoded(folder, pipe.vae, rescale=rescale, bf16=bf16)
     pipe.vae.register_to_config(scaling_factor=scale)
     ids = token_ids(pipe, dataset.load(folder / "data", dataset.TRAIN).captions)
     empty = token_ids(pipe, [""])
