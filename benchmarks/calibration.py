@@ -33,6 +33,7 @@ import click
 import numpy as np
 
 from benchmarks.calibration_report import draw, readme_table
+from benchmarks.kept import made_of
 from benchmarks.null_images import FAMILIES, PHOTOGRAPHS
 from benchmarks.null_noise import Recovery, recovered, to_ship, verifier_of
 from benchmarks.null_tests import WHITE, Nulls, nulls_of, tests
@@ -113,7 +114,8 @@ def main(quick: bool, output: Path) -> None:
     noise = recovered(model, run.recovery, output)
     verifier = verifier_of(model, run.recovery)
     to_ship(noise, verifier, run.shipped).save(output / "calibration.safetensors")
-    settings = run.recovery.settings | {
+    settings = run.recovery.settings | made_of(model.name)
+    settings |= {
         "quick": run.quick,
         "photographs": sum(map(len, PHOTOGRAPHS.values())),
         "keys": run.keys,

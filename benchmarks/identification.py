@@ -39,6 +39,7 @@ from benchmarks.attacks import SIX
 from benchmarks.identification_keys import KINDS, OURS, TESTS, Keys, all_keys, our_key
 from benchmarks.identification_noise import CONDITIONS, SEED, Run, in_plan, recovered
 from benchmarks.identification_report import draw, readme_table
+from benchmarks.kept import made_of
 from benchmarks.record import RESULTS, rate, resume, write
 from inversion import LatentDiffusionModel
 from watermark.features import Array
@@ -183,7 +184,7 @@ def main(quick: bool, output: Path) -> None:
     model = LatentDiffusionModel.load("sapling")
     transforms = {"as it is": IDENTITY, "searched": wide_transforms(model.latent_shape)}
     searched = {"transformations": len(transforms["searched"]), "keys": list(run.families)}
-    result = {"cells": {}} | resume("identification", run.noise_settings | searched, output)
+    result = {"cells": {}} | resume("identification", run.noise_settings | made_of(model.name) | searched, output)
     noise = recovered(model, run, output)
     channels, height, width = model.latent_shape
     keys = all_keys(max(run.families), (channels, height, width))

@@ -35,6 +35,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.kept import weights
 from benchmarks.quality_pictures import (
     CONTROL,
     GROUPS,
@@ -159,7 +160,8 @@ def main(quick: bool, output: Path) -> None:
     networks = Networks.load()
     kept = measured(networks, run, output)
     groups, means = analyse(networks, run, kept)
-    result = {"settings": settings_of(run) | {"quick": quick, "pictures": run.pictures}, "groups": groups}
+    settings = settings_of(run) | {"weights": weights("sapling"), "quick": quick, "pictures": run.pictures}
+    result = {"settings": settings, "groups": groups}
     path = write("quality", result, output)
     draw(result, means, path.with_suffix(".png"))
     click.echo(readme_table(result))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.kept import weights
 from benchmarks.record import RESULTS
 
 DOCUMENTS = (RESULTS.parents[1] / "README.md", RESULTS.parent / "README.md")
@@ -31,6 +32,8 @@ class ReadmeError(ValueError):
 def table(marker: str, results: Path) -> str:
     """The table of a benchmark from its result file; of several tables the one that the marker names.
 
+    A result of other weights than those that are shipped says so.
+
     Raises:
         ReadmeError: if there is no such benchmark, no such table, or no result.
     """
@@ -43,8 +46,12 @@ def table(marker: str, results: Path) -> str:
         make = getattr(module, which or "readme_table")
     except (ModuleNotFoundError, AttributeError) as error:
         raise ReadmeError(f"<!-- {marker} -->: {error}") from error
-    made: str = make(json.loads(file.read_text(encoding="utf-8")))
-    return made
+    result = json.loads(file.read_text(encoding="utf-8"))
+    made: str = make(result)
+    measured = result.get("settings", {}).get("weights", weights("sapling"))
+    return (
+        made if measured == weights("sapling") else f"*Measured on other weights of Sapling: {measured}.*\n\n{made}"
+    )
 
 
 def with_tables(text: str, results: Path) -> str:
