@@ -22,6 +22,9 @@ from benchmarks.kept import weights
 from benchmarks.record import RESULTS
 
 DOCUMENTS = (RESULTS.parents[1] / "README.md", RESULTS.parent / "README.md")
+UNTOLD = dict.fromkeys(("calibration", "identification", "quality"), "f45a84efb4914852")
+"""The weights of results that were written before these benchmarks recorded them."""
+
 MARKER = re.compile(r"^<!-- (/?)([\w.]+) -->$", re.MULTILINE)
 
 
@@ -48,10 +51,9 @@ def table(marker: str, results: Path) -> str:
         raise ReadmeError(f"<!-- {marker} -->: {error}") from error
     result = json.loads(file.read_text(encoding="utf-8"))
     made: str = make(result)
-    measured = result.get("settings", {}).get("weights", weights("sapling"))
-    return (
-        made if measured == weights("sapling") else f"*Measured on other weights of Sapling: {measured}.*\n\n{made}"
-    )
+    shipped = weights("sapling")
+    measured = result.get("settings", {}).get("weights", UNTOLD.get(name, shipped))
+    return made if measured == shipped else f"*Measured on other weights than those shipped: {measured}.*\n\n{made}"
 
 
 def with_tables(text: str, results: Path) -> str:

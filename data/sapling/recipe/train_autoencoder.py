@@ -142,7 +142,7 @@ def train(
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=FOLDER, show_default=True)
 @click.option("--start", default=SAPLING, show_default=True, help="sapling, scratch, or a diffusers folder.")
 @click.option("--decoder-only", is_flag=True, help="Freeze the encoder.")
-@click.option("--minutes", type=MINUTES, default=120.0, show_default=True, help="Of training, with earlier runs.")
+@click.option("--minutes", type=MINUTES, default=45.0, show_default=True, help="Of training, with earlier runs.")
 @click.option("--steps", type=click.IntRange(1), help="Instead of minutes, for a run that can be repeated exactly.")
 @click.option("--resume", is_flag=True, help="Go on with the checkpoint, if there is one.")
 @click.option("--batch", type=click.IntRange(1), help="Crops.  [default: 32 from scratch, else 8]")
