@@ -362,7 +362,7 @@ def test_a_wide_search_finds_what_was_cropped_anywhere_or_turned(workplace, caps
     (name,) = Path("made").iterdir()
     image = Image.open(name)
     image.crop((20, 2, 122, 104)).resize(image.size, Image.Resampling.BICUBIC).save("cropped.png")
-    image.rotate(37, Image.Resampling.BICUBIC).save("turned.png")
+    image.rotate(36, Image.Resampling.BICUBIC).save("turned.png")
     verify = f"treering verify cropped.png turned.png --key carol --json {QUICK}"
     assert run(verify) == 1
     capsys.readouterr()

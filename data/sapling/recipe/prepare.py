@@ -1,7 +1,7 @@
 """Make Sapling's pictures and captions of Debian's wallpapers and Tux Paint's stamps.
 
 \b
-    python -m data.sapling.recipe.prepare                           24,000 pictures into build/sapling
+    python -m data.sapling.recipe.prepare                           72,000 pictures into build/sapling
     python -m data.sapling.recipe.prepare --from ~/debs --count 200
 
 Packages are downloaded with apt and extracted into the folder; no root is needed. The i-th picture depends on the
@@ -107,7 +107,7 @@ def sheet(pictures: dataset.Pictures, across: int, down: int) -> Image.Image:
     type=click.Path(exists=True, path_type=Path),
     help="A .deb file, a folder of them, or one that packages were extracted to; / if installed. Repeatable.",
 )
-@click.option("--count", type=click.IntRange(1), default=24_000, show_default=True, help="Pictures to train on.")
+@click.option("--count", type=click.IntRange(1), default=72_000, show_default=True, help="Pictures to train on.")
 @click.option("--held-out", type=click.IntRange(1), default=512, show_default=True, help="Pictures to test with.")
 @click.option("--size", type=click.IntRange(32), default=128, show_default=True, help="Pixels on a side.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
