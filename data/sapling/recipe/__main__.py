@@ -18,7 +18,7 @@ import torch
 from data.sapling.recipe import evaluate, grid, train_autoencoder, train_diffusion
 from data.sapling.recipe.export import export
 from data.sapling.recipe.networks import SAPLING
-from data.sapling.recipe.prepare import FOLDER, prepare
+from data.sapling.recipe.prepare import COUNT, FOLDER, prepare
 from data.sapling.recipe.training import MINUTES, Budget
 
 
@@ -26,7 +26,7 @@ from data.sapling.recipe.training import MINUTES, Budget
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=FOLDER, show_default=True)
 @click.option("--from", "given", multiple=True, type=click.Path(exists=True, path_type=Path), help="See prepare.")
 @click.option("--start", default=SAPLING, show_default=True, help="sapling, scratch, or a diffusers folder.")
-@click.option("--count", type=click.IntRange(1), default=72_000, show_default=True, help="Pictures.")
+@click.option("--count", type=click.IntRange(1), default=COUNT, show_default=True, help="Pictures.")
 @click.option("--held-out", type=click.IntRange(1), default=512, show_default=True, help="Pictures to test with.")
 @click.option("--autoencoder-minutes", type=MINUTES, default=45.0, show_default=True)
 @click.option("--decoder-only", is_flag=True, help="Keep the encoder, and with it the latents.")

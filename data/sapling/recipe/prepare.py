@@ -29,6 +29,9 @@ from data.sapling.recipe.composites import compose
 from data.sapling.recipe.pictures import Wallpaper, read_stamps, read_wallpapers
 
 FOLDER = Path("build/sapling")
+COUNT = 72_000
+"""Pictures to train on, unless another number is given."""
+
 HELD_OUT_WALLPAPERS = 12
 """One of so many."""
 
@@ -107,7 +110,7 @@ def sheet(pictures: dataset.Pictures, across: int, down: int) -> Image.Image:
     type=click.Path(exists=True, path_type=Path),
     help="A .deb file, a folder of them, or one that packages were extracted to; / if installed. Repeatable.",
 )
-@click.option("--count", type=click.IntRange(1), default=72_000, show_default=True, help="Pictures to train on.")
+@click.option("--count", type=click.IntRange(1), default=COUNT, show_default=True, help="Pictures to train on.")
 @click.option("--held-out", type=click.IntRange(1), default=512, show_default=True, help="Pictures to test with.")
 @click.option("--size", type=click.IntRange(32), default=128, show_default=True, help="Pixels on a side.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
