@@ -59,13 +59,16 @@ def generated(
 ) -> Pictures:
     """Pictures of Sapling, a third at each of three guidance scales.
 
-    Every second one, or all, are marked with keys of their own of one kind of pattern. The decoder runs in float32
-    whatever the dtype of the diffusion network.
+    Every second one, or all, are marked with keys of their own of one kind of pattern. Prompts are in random order,
+    every one once before any comes again, so that marks and guidance do not go with what is shown. The decoder runs
+    in float32 whatever the dtype of the diffusion network.
     """
     model = LatentDiffusionModel.load("sapling", dtype=dtype)
     decode = LatentDiffusionModel.load("sapling").autoencoder.decode
     lines = (data_folder() / "prompts" / "sapling.txt").read_text(encoding="utf-8").splitlines()
-    prompts = tuple(lines[i % len(lines)] for i in range(count))
+    rng = np.random.default_rng(seed)
+    order = np.concatenate([rng.permutation(len(lines)) for _ in range(-(-count // len(lines)))])
+    prompts = tuple(lines[i] for i in order[:count])
     keys = tuple(
         RingKey(hashlib.sha256(f"{seed} {i}".encode()).digest(), Pattern(kind)) if i % 2 or all_marked else None
         for i in range(count)

@@ -203,7 +203,7 @@ def test_noise_is_recovered_with_the_prompt_of_each_picture(sapling):
         found = classification_latents.noise(sapling, kept, "none", prompts, way, more, range(2))
         return float(((found.double().numpy() - start) ** 2).mean())
 
-    assert error(told) < 0.1
+    assert error(told) < 0.2
     assert error(told) < error(told[::-1]) / 2
     assert 0 < error(told, AS_PUBLISHED) < error(told[::-1], AS_PUBLISHED)
 

@@ -209,7 +209,9 @@ def test_a_run_is_exported_measured_and_told_of(run, monkeypatch):
         (a - b).abs().max() > 1e-6 for a, b in zip(after.unet.parameters(), before.unet.parameters(), strict=True)
     )
     assert after.text_encoder.dtype == after.unet.dtype == torch.float32
-    assert str(folder) not in "".join(file.read_text("utf-8") for file in model.rglob("*.json"))
+    configured = "".join(file.read_text("utf-8") for file in model.rglob("*.json"))
+    assert str(folder) not in configured
+    assert start not in configured
 
     found = evaluate.evaluate(folder, model, model, TINY)
     assert found["reconstruction"]["held out"]["pictures"] == HELD_OUT

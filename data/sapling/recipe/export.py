@@ -53,7 +53,7 @@ def export(folder: Path) -> Path:
     out, part = folder / "model", folder / "model.part"
     shutil.rmtree(part, ignore_errors=True)
     pipe.to(torch.float16).save_pretrained(part)
-    for config in part.rglob("*config.json"):
+    for config in (part / "model_index.json", *part.rglob("*config.json")):
         tidy(config)
     size = sum(file.stat().st_size for file in part.rglob("*.safetensors"))
     if size > LARGEST:
