@@ -72,7 +72,7 @@ FULL = Run(
     quick=False,
     recovery=Recovery((1000, 700, 1000, 300), also=256, steps=25, decoder="shrinkage", inversion_steps=10),
     shipped=(300, 300, 300, 100),
-    keys=200,
+    keys=1000,
     power_keys=8,
     white=2_000_000,
 )

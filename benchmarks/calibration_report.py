@@ -173,7 +173,7 @@ def levels_table(result: Json) -> str:
     levels = list(result["white"]["dense"]["found"])
     lines = [
         f"| `dense`, whitened | {' | '.join(f'p ≤ {float(a):.0e}' for a in levels)} "
-        f"| worst of {result['settings']['keys']} keys at 1e-3 |",
+        f"| worst of {result['settings']['keys']:,} keys at 1e-3 |",
         "|---|" + "---|" * (len(levels) + 1),
     ]
     for family in list(COLOURS)[:-1]:
