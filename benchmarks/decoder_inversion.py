@@ -33,8 +33,7 @@ from inversion import Autoencoder, LatentDiffusionModel, Solution, invert_decode
 from inversion.anderson import anderson
 from inversion.decoder import STEPS, decoder_residual
 from inversion.gradient import decoder_gradient
-from inversion.solvers import Iterate, Stop, adam, forward_step, inertial_km
-from inversion.trust import RADIUS
+from inversion.solvers import Stop, adam, forward_step, inertial_km
 
 CHUNK = 16
 Solver = Callable[..., Solution]
@@ -99,33 +98,29 @@ def way_of(dtype: str, name: str) -> tuple[str, Solver]:
     return kind, solver
 
 
+def errors_along(solve: Callable[..., Solution], z: Tensor) -> Tensor:
+    """NMSE of every iterate that a solver evaluates, (evaluations, B)."""
+    errors: list[Tensor] = []
+    solve(callback=lambda iterate: errors.append(nmse(iterate.z, z)))
+    return torch.stack(errors)
+
+
 def sweep(autoencoder: Autoencoder, pictures: Pictures, way: tuple[str, Solver], steps: int) -> dict[str, Any]:
     """NMSE of z in dB after every evaluation, averaged over pictures, and what each picture ends at."""
     kind, solver = way
-    curves, trusted = [], []
+    curves = []
     for z, x in pictures.chunks(CHUNK):
         if kind == "free":
             b, residual = decoder_residual(autoencoder, x)
         else:
             b, residual = decoder_gradient(autoencoder, x, clamp=kind == "gradient, clamped")
-        errors: list[Tensor] = []
-        solver(residual, b, Stop(steps), callback=partial(look, z, b, errors))
-        curves.append(torch.stack(errors[::2]))
-        trusted.append(torch.stack(errors[1::2]))
-    curve, shortened = torch.cat(curves, 1), torch.cat(trusted, 1)
+        curves.append(errors_along(partial(solver, residual, b, Stop(steps)), z))
+    curve = torch.cat(curves, 1)
     return {
         "nmse": curve.mean(1).tolist(),
-        "nmse within the radius": shortened.mean(1).tolist(),
         "worse than the encoder": int((curve[-1] > curve[0]).sum()),
         "pictures": curve[-1].tolist(),
     }
-
-
-def look(z: Tensor, b: Tensor, errors: list[Tensor], iterate: Iterate) -> None:
-    """Append the error of an iterate, and of the iterate within the default's radius of the encoder's estimate."""
-    way = iterate.z - b
-    length = way.square().mean(1, keepdim=True).sqrt()
-    errors += [nmse(iterate.z, z), nmse(b + way * (RADIUS / length.clamp(min=RADIUS)), z)]
 
 
 def shrunk(models: dict[str, Autoencoder], pictures: Pictures) -> dict[str, Any]:
@@ -144,13 +139,6 @@ def shrunk(models: dict[str, Autoencoder], pictures: Pictures) -> dict[str, Any]
             "pictures": each.tolist(),
         }
     return out
-
-
-def errors_along(solve: Callable[..., Solution], z: Tensor) -> Tensor:
-    """NMSE of every iterate that a solver evaluates, (evaluations, B)."""
-    errors: list[Tensor] = []
-    solve(callback=lambda iterate: errors.append(nmse(iterate.z, z)))
-    return torch.stack(errors)
 
 
 def harder(pictures: Tensor, steps: int) -> dict[str, Any]:

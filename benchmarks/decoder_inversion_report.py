@@ -16,13 +16,13 @@ DEFAULT = "**Anderson (default of `invert_decoder`)**"
 
 
 def bars(result: dict[str, Any]) -> dict[str, Any]:
-    """The ratios that the README quotes. The default spends two more evaluations: its start and ``trust``."""
+    """The ratios that the README quotes. The default spends one more evaluation, at its start."""
     runs, cost = result["runs"], {k: v["cost"] for k, v in result["costs"].items()}
-    curves = {d: runs[f"{d} | anderson | 50"]["nmse within the radius"] for d in ("fp32", "bf16")}
+    curves = {d: runs[f"{d} | anderson | 50"]["nmse"] for d in ("fp32", "bf16")}
     end = {dtype: curve[STEPS["anderson"]] for dtype, curve in curves.items()}
 
     def evaluations(dtype: str, level: float) -> int | None:
-        return next((k + 2 for k, v in enumerate(curves[dtype]) if v <= level), None)
+        return next((k + 1 for k, v in enumerate(curves[dtype]) if v <= level), None)
 
     def times_faster(dtype: str, level: float, spent: float) -> float | None:
         needed = evaluations(dtype, level)
@@ -48,7 +48,7 @@ def bars(result: dict[str, Any]) -> dict[str, Any]:
             "iterations until it meets the default": meets,
             "default cheaper at that error, times": None
             if meets is None
-            else meets * cost["fp32 gradient"] / ((STEPS["anderson"] + 2) * cost["fp32 anderson"]),
+            else meets * cost["fp32 gradient"] / ((STEPS["anderson"] + 1) * cost["fp32 anderson"]),
         }
     published = {k: v["nmse"] for k, v in runs.items() if k.startswith("fp32 | adam")}
     best, name = min((min(curve), key) for key, curve in published.items())
@@ -101,7 +101,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         if name not in colours or int(steps) != (100 if scheduled else longest):
             continue
         part = "gradient" if name.startswith("gradient") else ("anderson" if name == "anderson" else "evaluation")
-        curve = run["nmse within the radius" if name == "anderson" else "nmse"]
+        curve = run["nmse"]
         at = (np.arange(len(curve)) + 1) * cost[f"{dtype} {part}"]
         style = "-" if dtype == "fp32" else ":"
         label = {"anderson": "Anderson (default)", "adam": "Adam on T (Hong et al.)"}.get(name, name)
@@ -153,9 +153,9 @@ def readme_table(result: dict[str, Any]) -> str:
         cells = []
         for dtype in ("fp32", "bf16"):
             run = result["runs"].get(f"{dtype} | {name} | {steps}")
-            curve = None if run is None else run["nmse within the radius" if name == "anderson" else "nmse"]
+            curve = None if run is None else run["nmse"]
             cells.append("–" if curve is None else f"{curve[min(at, len(curve) - 1)]:.1f} dB".replace("-", "−"))
-        spent = (at + 2 * (part == "anderson")) * cost[f"fp32 {part}"] if at else 0
+        spent = (at + (part == "anderson")) * cost[f"fp32 {part}"] if at else 0
         used = "" if not peak else f"{memory['fp32'][peak]['of one decode']:.2f} × a decode"
         lines.append(f"| {title} | {at} | {cells[0]} | {cells[1]} | {spent:.0f} | {used} |")
         if title == DEFAULT and "shrunk" in result:
@@ -173,16 +173,14 @@ def runs_table(result: dict[str, Any]) -> str:
     names = list(dict.fromkeys(key.split(" | ")[1] for key in runs))
     counts = sorted({int(key.split(" | ")[2]) for key in runs})
     lines = [
-        "| last iterate (best on the way); of Anderson within the radius | "
-        + " | ".join(f"{n} iterations" for n in counts)
-        + " |",
+        "| last iterate (best on the way) | " + " | ".join(f"{n} iterations" for n in counts) + " |",
         "|---|" + "---|" * len(counts),
     ]
     for name in names:
         for dtype in ("fp32", "bf16"):
             found = [runs.get(f"{dtype} | {name} | {n}") for n in counts]
             if any(found):
-                curves = [run and run["nmse within the radius" if name == "anderson" else "nmse"] for run in found]
+                curves = [run and run["nmse"] for run in found]
                 cells = [f"{c[-1]:.1f} ({min(c):.1f}) dB".replace("-", "−") if c else "" for c in curves]
                 lines.append(f"| {name}, {dtype} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -20,14 +20,13 @@ from inversion.trust import TOLERANCE
 
 Json = dict[str, Any]
 
-ENCODER, DEFAULT, WITHIN = "encoder", "default", "default within a radius"
+ENCODER, DEFAULT = "encoder", "default"
 FORWARD, ADAM, GRADIENT = "forward step, equal time", "Adam on T, equal time", "gradient, equal time"
 CHOSEN = "gradient, D clamped, best rate, equal time"
 LONG, CLAMPED = "gradient, 100 iterations", "gradient, D clamped, 100 iterations"
 KINDS = {
     ENCODER: "encoder",
-    DEFAULT: "anderson_unlimited",
-    WITHIN: "anderson",
+    DEFAULT: "anderson",
     FORWARD: "forward_step",
     ADAM: "adam",
     GRADIENT: "gradient",

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from inversion.decoder import PUBLISHED, STEPS
 from inversion.embedded import data_folder, sapling_folder
-from inversion.trust import DOUBT, RADIUS, TOLERANCE
+from inversion.trust import DOUBT, TOLERANCE
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -92,9 +92,8 @@ def decoder_inversion(method: str) -> str:
     if method in PUBLISHED:
         return f"{steps}, {described(PUBLISHED[method])}"
     return {
-        "anderson": f"{steps}, within {RADIUS:g}",
-        "anderson_unlimited": steps,
-        "shrinkage": f"{steps}, within {RADIUS:g}, c = {DOUBT:g}",
+        "anderson": steps,
+        "shrinkage": f"{steps}, c = {DOUBT:g}",
         "encoder": method,
     }[method]
 

@@ -29,7 +29,7 @@ from benchmarks.robustness_pictures import (
 )
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion
 from inversion.decoder import decoder_residual
-from inversion.trust import DOUBT, RADIUS, shrink
+from inversion.trust import DOUBT, shrink
 from watermark.generate import to_images
 
 ENCODER, WHOLE, OURS = "encoder", "decoder inversion", "decoder inversion, shrunk"
@@ -174,7 +174,7 @@ def name_of(cell: Cell) -> str:
     """A cell in words, what its attack and its recovery do among them."""
     kind, condition, recovery = cell
     attack = {**ATTACKS, **MODEL_ATTACKS}.get(condition)
-    way = f"{recovery}: radius={RADIUS}" if recovery in (WHOLE, OURS) else recovery
+    way = f"{recovery}: {decoder_inversion('anderson')}" if recovery in (WHOLE, OURS) else recovery
     if recovery in PUBLISHED:
         way = f"{recovery}: {decoder_inversion(PUBLISHED[recovery])}"
     way = f"{way}, c={DOUBT}" if recovery == OURS else way

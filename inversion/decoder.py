@@ -20,11 +20,10 @@ from inversion.chunks import concatenate, in_chunks
 from inversion.conventions import unfold_frames
 from inversion.gradient import decoder_gradient
 from inversion.solvers import Callback, Residual, Solution, Stop
-from inversion.trust import TOLERANCE, shrink, trust
+from inversion.trust import TOLERANCE, shrink
 
 STEPS = {
     "anderson": 12,
-    "anderson_unlimited": 12,
     "shrinkage": 12,
     "forward_step": 10,
     "inertial_km": 100,
@@ -68,10 +67,8 @@ def invert_decoder(
     """Find latents z whose decoding is x.
 
     Methods:
-    - ``anderson``: Anderson acceleration that mixes by pixel error, then :func:`inversion.trust.trust`; the default
-      here, as measured in ``benchmarks/decoder_inversion.py``.
-    - ``anderson_unlimited``: the same without ``trust``: the iterate that reproduces the picture best, however far
-      from the encoder's estimate. The default of editing; ``benchmarks/editing.py`` compares both.
+    - ``anderson``: Anderson acceleration that mixes by pixel error; the default here, as measured in
+      ``benchmarks/decoder_inversion.py``.
     - ``shrinkage``: ``anderson``, then :func:`inversion.trust.shrink`: for pictures that may have been changed
       since they were decoded, where the latent that was decoded is wanted and not one that reproduces the change.
       The default of verification; ``benchmarks/robustness.py`` compares both.
@@ -87,9 +84,8 @@ def invert_decoder(
         x: (B, 3, H, W) float32 pictures in [-1, 1], or (B, 3, F, H, W) videos. A picture autoencoder takes the
             frames of a video one by one, as AnimateDiff and LaVie do.
         method: see above.
-        steps: number of updates; None is 12 for all of Anderson and ``shrinkage``, 10 for ``forward_step``, 100 for
-            the others but the encoder, which has none. ``trust`` and ``shrink`` may need one or two evaluations
-            more each.
+        steps: number of updates; None is 12 for ``anderson`` and ``shrinkage``, 10 for ``forward_step``, 100 for
+            the others but the encoder, which has none. ``shrink`` may need one or two evaluations more.
         chunk_size: pictures, frames, or videos of a video autoencoder, that go through the networks together, ≥ 1.
             Memory grows with it, not with B nor, where frames are independent, with F. It is halved when memory
             runs out.
@@ -98,7 +94,7 @@ def invert_decoder(
 
     Returns:
         A :class:`Solution`. ``value`` (B, C, [F',] h, w) is the iterate with the lowest pixel error, E(x) among
-        them, or what ``trust`` and ``shrink`` make of it: its pixel error is never above that of E(x). ``merit`` is
+        them, or what ``shrink`` makes of it: its pixel error is never above that of E(x). ``merit`` is
         the pixel error (RMS on [-1, 1]); ``converged`` says that it is within 5 % of 8-bit rounding. The numbers
         are those of each picture or video, (B,), or of each frame where frames are independent, (B, F); a sample
         that is not finite to begin with has an infinite merit. All lie on the network's device.
@@ -128,10 +124,8 @@ def solve_chunk(
 ) -> Solution:
     """One chunk of samples by one method, with its published or measured parameters."""
     b, residual = (decoder_gradient if method == "gradient" else decoder_residual)(autoencoder, x)
-    if method in ("anderson", "anderson_unlimited", "shrinkage"):
+    if method in ("anderson", "shrinkage"):
         solution = anderson(residual, b, replace(stop, patience=5), callback=callback)
-        if method != "anderson_unlimited":
-            solution = trust(solution, b, residual)
         return shrink(solution, b, residual) if method == "shrinkage" else solution
     solver = PUBLISHED["forward_step" if method == "encoder" else method]  # of the former no step is made
     return solver(residual, b, stop, callback=callback)

@@ -49,7 +49,7 @@ def edit(
     *,
     mask: Tensor | None = None,
     source: Prompt = None,
-    decoder: str = "anderson_unlimited",
+    decoder: str = "anderson",
     steps: int = 25,
     guidance: float = 3.0,
     restore: bool = True,

@@ -1,4 +1,4 @@
-"""How far to trust a solution of decoder inversion: the way from the encoder's estimate, cut or shortened."""
+"""How far to trust a solution of decoder inversion: the way from the encoder's estimate, shortened."""
 
 from __future__ import annotations
 
@@ -12,29 +12,12 @@ from inversion.solvers import Residual, Solution, rms
 EIGHT_BIT = (2 / 255) / 12**0.5
 """RMS of rounding to 8 bits, in pixels on [-1, 1]: no iterate can be told from the truth below it."""
 
-RADIUS = 0.15
-"""How far the default may move a latent from the encoder's, RMS over its channels (diffusion latents have unit
-variance). Where two latents give nearly the same pixels, the encoder's estimate may lie between them, and the
-solver can run to the wrong one."""
-
 TOLERANCE = 1.05 * EIGHT_BIT
 """Pixel error at which an iterate counts as the truth."""
 
 DOUBT = 0.4
 """c of :func:`shrink`, chosen in trials on pictures of Sapling and changes of them; ``benchmarks/robustness.py``
 measures it on others, of the same prompts. For its first weights it was 0.7, chosen likewise."""
-
-
-def trust(solution: Solution, b: Tensor, residual: Residual, radius: float = RADIUS) -> Solution:
-    """Shorten every latent's way from the encoder's estimate b to at most ``radius``, RMS over its channels.
-
-    Needs one more evaluation for the samples that change, and a second for those whose pixel error then is above
-    that of b: these get b.
-    """
-    way = solution.value - b
-    length = way.square().mean(1, keepdim=True).sqrt()
-    rows = (length > radius).flatten(1).any(1).nonzero()[:, 0]
-    return moved(solution, b, residual, rows, b + way * (radius / length.clamp(min=radius)))
 
 
 def shrink(solution: Solution, b: Tensor, residual: Residual) -> Solution:

@@ -10,7 +10,7 @@ from inversion.chunks import out_of_memory
 from inversion.decoder import STEPS, decoder_residual
 from inversion.gradient import decoder_gradient
 from inversion.solvers import Solution, Stop, adam, forward_step, rms
-from inversion.trust import DOUBT, EIGHT_BIT, RADIUS, TOLERANCE, shrink, trust
+from inversion.trust import DOUBT, EIGHT_BIT, TOLERANCE, shrink
 from tests.problems import linear_autoencoder, tiny_vae
 from tests.tiny_autoencoders import ALL, example
 
@@ -101,29 +101,6 @@ def test_pixel_error_is_never_above_the_encoders(method):
         torch.testing.assert_close(solution.merit, rms(ae.decode(solution.value) - x), rtol=1e-4, atol=1e-6)
 
 
-def test_trust_shortens_long_ways_only():
-    b = torch.zeros(3, 4, 2, 2)
-    value = torch.zeros(3, 4, 2, 2)
-    value[0, :, 0, 0] = torch.tensor([3.0, 0, 4.0, 0])
-    value[1] = 0.01
-    value[2, :, 1, 1] = 1.0
-
-    def residual(z, rows):
-        error = z - value[rows]
-        error[rows == 2] = 10.0
-        return z, error
-
-    start = Solution(
-        value, rms(value), torch.zeros(3), torch.full((3,), 5), torch.ones(3) > 0, torch.ones(1, 3) * 2
-    )
-    found = trust(start, b, residual, 0.5)
-    torch.testing.assert_close(found.value[0, :, 0, 0], torch.tensor([0.6, 0, 0.8, 0]))
-    assert torch.equal(found.value[1], value[1])
-    assert torch.equal(found.value[2], b[2])
-    assert found.evaluations.tolist() == [6, 5, 7]
-    torch.testing.assert_close(found.merit[0], rms(found.value - value)[0])
-
-
 def test_shrinking_goes_back_by_what_remains_of_the_pixel_error():
     """The pixel error is 1 at b = 0 and ``left`` at z = 1, linear in between, but for the last sample."""
     left = torch.tensor([0.0, 0.1, 0.5, 1.0, 1.5, 0.5])
@@ -190,21 +167,6 @@ def test_gradients_and_modes_of_the_caller_do_not_matter():
         assert not traced.merit.requires_grad
         for other in (inside, traced, double):
             torch.testing.assert_close(other.value, plain.value, rtol=1e-4, atol=1e-5)
-
-
-def test_the_default_stays_within_its_radius(sapling, marked):
-    x = sapling_pictures(marked)
-    way = invert_decoder(sapling.autoencoder, x).value - sapling.autoencoder.encode(x)
-    assert way.square().mean(1).sqrt().max() <= RADIUS * 1.001
-
-
-def test_without_the_radius_pictures_are_reproduced_better_by_longer_ways(sapling, marked):
-    x = sapling_pictures(marked)
-    within, free = (invert_decoder(sapling.autoencoder, x, method=m) for m in ("anderson", "anderson_unlimited"))
-    assert (free.merit < within.merit).all()
-    assert (free.evaluations < within.evaluations).all()
-    way = free.value - sapling.autoencoder.encode(x)
-    assert (way.square().mean(1).sqrt().amax((1, 2)) > RADIUS).all()
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 5])

@@ -56,11 +56,10 @@ class Row:
 )
 @click.option(
     "--decoder",
-    type=click.Choice(["anderson_unlimited", "anderson", "forward_step", "adam", "gradient", "encoder"]),
-    default="anderson_unlimited",
+    type=click.Choice(["anderson", "forward_step", "adam", "gradient", "encoder"]),
+    default="anderson",
     show_default=True,
-    help="How pixels become latents: by decoder inversion, or by the encoder alone. anderson stays within a "
-    "radius of the encoder's latent; anderson_unlimited does not, and keeps more.",
+    help="How pixels become latents: by decoder inversion, or by the encoder alone.",
 )
 @click.option(
     "--restore/--no-restore",
