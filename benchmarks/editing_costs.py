@@ -15,8 +15,8 @@ from torch import Tensor
 from benchmarks.rates import tidy
 from inversion import LatentDiffusionModel, invert_decoder
 from inversion.gradient import decoder_gradient
+from inversion.shrinkage import TOLERANCE
 from inversion.solvers import Stop, adam
-from inversion.trust import TOLERANCE
 
 Json = dict[str, Any]
 

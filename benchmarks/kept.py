@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from inversion.decoder import PUBLISHED, STEPS
 from inversion.embedded import data_folder, sapling_folder
-from inversion.trust import DOUBT, TOLERANCE
+from inversion.shrinkage import DOUBT, TOLERANCE
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -29,11 +29,11 @@ from benchmarks.robustness_pictures import (
 )
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion
 from inversion.decoder import decoder_residual
-from inversion.trust import DOUBT, shrink
+from inversion.shrinkage import DOUBT, shrink
 from watermark.generate import to_images
 
 ENCODER, WHOLE, OURS = "encoder", "decoder inversion", "decoder inversion, shrunk"
-"""How a latent is recovered; shrunk by :func:`inversion.trust.shrink`."""
+"""How a latent is recovered; shrunk by :func:`inversion.shrinkage.shrink`."""
 PUBLISHED = {
     "Adam on T, as published": "adam",
     "gradient descent, as published": "gradient",

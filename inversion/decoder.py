@@ -19,8 +19,8 @@ from inversion.autoencoder import Autoencoder
 from inversion.chunks import concatenate, in_chunks
 from inversion.conventions import unfold_frames
 from inversion.gradient import decoder_gradient
+from inversion.shrinkage import TOLERANCE, shrink
 from inversion.solvers import Callback, Residual, Solution, Stop
-from inversion.trust import TOLERANCE, shrink
 
 STEPS = {
     "anderson": 12,
@@ -69,7 +69,7 @@ def invert_decoder(
     Methods:
     - ``anderson``: Anderson acceleration that mixes by pixel error; the default here, as measured in
       ``benchmarks/decoder_inversion.py``.
-    - ``shrinkage``: ``anderson``, then :func:`inversion.trust.shrink`: for pictures that may have been changed
+    - ``shrinkage``: ``anderson``, then :func:`inversion.shrinkage.shrink`: for pictures that may have been changed
       since they were decoded, where the latent that was decoded is wanted and not one that reproduces the change.
       The default of verification; ``benchmarks/robustness.py`` compares both.
     - ``forward_step`` (ρ = ½) and ``inertial_km`` (α = .9): published methods with steps of our choice.

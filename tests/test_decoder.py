@@ -9,8 +9,8 @@ from inversion.autoencoder import from_diffusers
 from inversion.chunks import out_of_memory
 from inversion.decoder import STEPS, decoder_residual
 from inversion.gradient import decoder_gradient
+from inversion.shrinkage import DOUBT, EIGHT_BIT, TOLERANCE, shrink
 from inversion.solvers import Solution, Stop, adam, forward_step, rms
-from inversion.trust import DOUBT, EIGHT_BIT, TOLERANCE, shrink
 from tests.problems import linear_autoencoder, tiny_vae
 from tests.tiny_autoencoders import ALL, example
 

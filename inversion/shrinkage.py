@@ -1,4 +1,4 @@
-"""How far to trust a solution of decoder inversion: the way from the encoder's estimate, shortened."""
+"""Decoder inversion shrunk towards the encoder's estimate, and the pixel error that cannot be told from none."""
 
 from __future__ import annotations
 
