@@ -11,8 +11,8 @@ the same code and another key pass is beside it: where it is more, the test take
 
 Noise is recovered without prompt or key, from three latents: the encoder's; that of decoder inversion, which
 reproduces the pixels, as far as it goes, and with them what an attack did to them; and that latent *shrunk* towards
-the encoder's (:func:`inversion.shrinkage.shrink`). It is not whitened, as there are null images for the last of them
-alone. Noise and pictures are kept: the analysis can be done anew.
+the encoder's (:func:`inversion.shrinkage.shrink`). It is not whitened, as there are null images for the last of
+them alone. Noise and pictures are kept: the analysis can be done anew.
 
 Rates of false positives are averaged over the secret choice of the key, in two ways. Our p is exact: at the level
 1e-3 it is wrong for one key in a thousand, whatever the picture. Beside it stands the threshold that one in a
