@@ -29,7 +29,7 @@ from benchmarks.robustness_pictures import (
 )
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion
 from inversion.decoder import decoder_residual
-from inversion.shrinkage import DOUBT, shrink
+from inversion.shrinkage import shrink
 from watermark.generate import to_images
 
 ENCODER, WHOLE, OURS = "encoder", "decoder inversion", "decoder inversion, shrunk"
@@ -174,8 +174,6 @@ def name_of(cell: Cell) -> str:
     """A cell in words, what its attack and its recovery do among them."""
     kind, condition, recovery = cell
     attack = {**ATTACKS, **MODEL_ATTACKS}.get(condition)
-    way = f"{recovery}: {decoder_inversion('anderson')}" if recovery in (WHOLE, OURS) else recovery
-    if recovery in PUBLISHED:
-        way = f"{recovery}: {decoder_inversion(PUBLISHED[recovery])}"
-    way = f"{way}, c={DOUBT}" if recovery == OURS else way
+    method = {WHOLE: "anderson", OURS: "shrinkage", **PUBLISHED}.get(recovery)
+    way = recovery if method is None else f"{recovery}: {decoder_inversion(method)}"
     return " | ".join((kind, condition if attack is None else f"{condition}: {described(attack)}", way))
