@@ -40,7 +40,7 @@ PUBLISHED: dict[str, Callable[..., Solution]] = {
     "gradient": partial(solvers.adam, learning_rate=0.1, frozen=False),
 }
 """The solvers of others. Adam and gradient descent have their published rates; the steps of the forward step and KM
-are ours, as large as was found to work."""
+are ours."""
 
 
 def decoder_residual(autoencoder: Autoencoder, x: Tensor) -> tuple[Tensor, Residual]:
