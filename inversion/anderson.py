@@ -73,7 +73,7 @@ def mixing(r: Tensor, e: Tensor, ridge: float) -> Tensor:
     norm = r.norm(dim=-1)
     scale = torch.where(norm > 0, norm, 1.0)
     unit = r / scale[..., None]
-    gram = (unit @ unit.mT).cpu() + ridge * torch.eye(r.shape[1], dtype=torch.float64)
+    gram = (unit @ unit.mT).cpu() + ridge * torch.eye(r.shape[1], dtype=torch.float64, device="cpu")
     solution = torch.linalg.lstsq(gram, (unit @ e[..., None]).cpu()).solution[..., 0]
     return solution / scale.cpu()
 
@@ -94,5 +94,7 @@ def sketch(error: Tensor) -> Tensor:
 @lru_cache(maxsize=1)
 def signs(length: int, device: torch.device) -> Tensor:
     """±1 at random, int8 (length,), always the same."""
-    drawn = torch.randint(0, 2, (length,), generator=torch.Generator().manual_seed(0), dtype=torch.int8)
-    return (2 * drawn - 1).to(device)
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode(False):  # it is kept for callers in any mode
+        drawn = torch.randint(0, 2, (length,), generator=generator, dtype=torch.int8, device="cpu")
+        return (2 * drawn - 1).to(device)

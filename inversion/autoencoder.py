@@ -69,7 +69,8 @@ def from_diffusers(vae: Any, *, upcast: bool | None = None) -> Autoencoder:  # n
         upcast = vae.dtype == torch.float16 and asks_for_upcast(getattr(vae, "config", {}))
     if upcast:
         vae = copy.deepcopy(vae).to(dtype=torch.float32)
-    c = convention(vae)
+    with torch.inference_mode(False):  # its constants take part in gradients later
+        c = convention(vae)
     step = None if c.frame_factor is None else math.lcm(c.frame_factor, c.frame_step)
     vae.eval().requires_grad_(False)
 

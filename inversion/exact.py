@@ -2,7 +2,7 @@
 
 With T(z) = (P z + Q f(z, t) − z_s) / P a step is a fixed-point problem like that of decoder inversion, and the same
 solvers take it. Where the network changes little with z, T is nearly z − z_t, and a few evaluations suffice. With
-strong guidance, or few large steps, T is not even cocoercive; the samples whose residual stays large then get
+strong guidance, or few large steps, T is not even cocoercive; the samples whose residual is hardly reduced then get
 damped forward steps, and in any case the iterate of the smallest residual.
 """
 
@@ -78,21 +78,24 @@ def implicit(
 def solve_step(residual: Residual, start: Tensor, evaluations: int) -> Solution:
     """One step within a budget of evaluations; what Anderson leaves goes to the fallback where that is needed.
 
-    Anderson gives up when three evaluations brought nothing, as they do at the precision of a 16-bit network.
+    Anderson gives up when three evaluations brought nothing, as they do at the precision of a 16-bit network. The
+    fallback is for samples that it left above half the residual of the start.
     """
     part = anderson(residual, start, Stop(evaluations - 1, TOLERANCE, patience=3), memory=MEMORY)
-    bad = (~(part.merit <= 0.5 * part.history[0]) & (part.merit > 1e3 * TOLERANCE)).nonzero()[:, 0]
-    left = evaluations - int(part.evaluations[bad].max()) if len(bad) else 0
-    if left < 2:
+    left = evaluations - part.evaluations
+    bad = ~(part.merit <= 0.5 * part.history[0]) & (part.merit > 1e3 * TOLERANCE) & (left >= 2)
+    if not bool(bad.any()):
         return part
-
-    def of_bad(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return residual(z, bad[rows])
-
-    again = forward_step(of_bad, part.value[bad], Stop(left - 1, TOLERANCE), step_size=0.5)
     value, merit, counts = part.value.clone(), part.merit.clone(), part.evaluations.clone()
-    value[bad], merit[bad] = again.value, again.merit
-    counts[bad] += again.evaluations
+    for budget in left[bad].unique().tolist():
+        chosen = (bad & (left == budget)).nonzero()[:, 0]
+
+        def of_chosen(z: Tensor, rows: Tensor, chosen: Tensor = chosen) -> tuple[Tensor, Tensor]:
+            return residual(z, chosen[rows])
+
+        again = forward_step(of_chosen, part.value[chosen], Stop(budget - 1, TOLERANCE), step_size=0.5)
+        value[chosen], merit[chosen] = again.value, again.merit
+        counts[chosen] += again.evaluations
     return replace(part, value=value, residual=merit, merit=merit, evaluations=counts, converged=merit <= TOLERANCE)
 
 

@@ -34,7 +34,7 @@ def fingerprint(model: LatentDiffusionModel) -> NDArray[np.float32]:
     """
     g = torch.Generator().manual_seed(0)
     frames = (1,) if len(model.latent_shape) == 4 else ()
-    z = torch.randn((1, model.latent_shape[0], *frames, 16, 16), generator=g).to(model.device)
+    z = torch.randn((1, model.latent_shape[0], *frames, 16, 16), generator=g, device="cpu").to(model.device)
     picture = z[:, :, 0] if frames and model.autoencoder.frame_factor is None else z
     x = model.autoencoder.decode(picture)
     t, _ = model.schedule(4, z.shape).steps[1]
@@ -45,7 +45,7 @@ def fingerprint(model: LatentDiffusionModel) -> NDArray[np.float32]:
 def sketch(a: Tensor, g: torch.Generator) -> NDArray[np.float32]:
     """(SIZE,) random projections of all numbers, of unit length together."""
     flat = a.flatten().float().cpu()
-    p = torch.randn((SIZE, len(flat)), generator=g) @ flat
+    p = torch.randn((SIZE, len(flat)), generator=g, device="cpu") @ flat
     return (p / p.norm()).numpy()
 
 

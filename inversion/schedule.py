@@ -214,7 +214,7 @@ def log_time(ratio: float) -> float:
 
 def discrete_time(alphas_cumprod: Any) -> Callable[[float], float]:  # noqa: ANN401
     """σ/α → time, interpolated between training steps as the Euler scheduler does, in log σ/α."""
-    bar = np.clip(np.asarray(alphas_cumprod, dtype=np.float64), 1e-12, None)
+    bar = np.clip(alphas_cumprod.double().numpy(force=True), 1e-12, None)
     grid = 0.5 * np.log((1 - bar) / bar)
     times = np.arange(len(grid), dtype=np.float64)
     return lambda ratio: float(np.interp(math.log(max(ratio, 1e-30)), grid, times))

@@ -10,7 +10,8 @@ from torch import Tensor
 from inversion.solvers import Residual, Solution, rms
 
 EIGHT_BIT = (2 / 255) / 12**0.5
-"""RMS of rounding to 8 bits, in pixels on [-1, 1]: no iterate can be told from the truth below it."""
+"""RMS of rounding to 8 bits, in pixels on [-1, 1]: below it no iterate can be told from the truth. Where many
+pixels are clamped, which are exact in 8 bits, the truth itself is below."""
 
 TOLERANCE = 1.05 * EIGHT_BIT
 """Pixel error at which an iterate counts as the truth."""
@@ -26,7 +27,7 @@ def shrink(solution: Solution, b: Tensor, residual: Residual) -> Solution:
     A picture that a decoder made can be reproduced nearly. One that was changed afterwards often cannot, and the
     solution follows the change as far as the decoder can, while the encoder smooths some of it away. With the mean
     squared pixel error e_b at b and e at the solution z, the result is b + λ (z − b) with λ = max(0, 1 − c e /
-    (e_b − e)).
+    (e_b − e)). Samples that have converged stay as they are, λ = 1.
 
     That has the form of the estimator of James and Stein, its positive part: e_b − e is what the way explains of
     the picture, and c e an estimate of how much of that is the change and not the encoder's bias. c is chosen, not

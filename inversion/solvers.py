@@ -123,7 +123,7 @@ def solve(residual: Residual, z0: Tensor, update: Update, stop: Stop, callback: 
         waited[rows] = torch.where(gained, 0, waited[rows] + 1)
         if callback is not None:
             callback(Iterate(k, rows, z, t, merit))
-        going = (merit > stop.tolerance) & torch.isfinite(merit)
+        going = (merit > stop.tolerance) & torch.isfinite(merit) & torch.isfinite(rms(t))
         if stop.patience:
             going &= waited[rows] < stop.patience
         if not bool(going.any()) or k == stop.steps:
@@ -228,8 +228,9 @@ def adam(
 ) -> Solution:
     """Adam with T(z) in place of a gradient, as in the code of Hong et al. 2024 (https://arxiv.org/abs/2409.18442).
 
-    β = (.9, .999), bias-corrected. Each coordinate travels at most the sum of the rates, so the rate is multiplied
-    by the root mean square of every sample's start: it has the same meaning at any scale of the latents.
+    β = (.9, .999), bias-corrected. Each coordinate travels about the sum of the rates or less, so the rate is
+    multiplied by the root mean square of every sample's start, unless that is zero: it has the same meaning at any
+    scale of the latents.
 
     Args:
         residual: see the module.
@@ -247,6 +248,7 @@ def adam(
     def update(k: int, z: Tensor, t: Tensor, error: Tensor, state: State) -> tuple[Tensor, State]:
         if not state:
             scale = rms(z).reshape(-1, *[1] * (z.ndim - 1))
+            scale = torch.where(scale > 0, scale, 1.0)
             state = (torch.zeros_like(z), torch.zeros_like(z), scale)
         m, v, scale = state
         m, v = 0.9 * m + 0.1 * t, 0.999 * v + 0.001 * t.square()

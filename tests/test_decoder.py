@@ -5,6 +5,7 @@ import torch
 
 from benchmarks.record import peak_memory
 from inversion import invert_decoder
+from inversion.anderson import anderson
 from inversion.autoencoder import from_diffusers
 from inversion.chunks import out_of_memory
 from inversion.decoder import STEPS, decoder_residual
@@ -167,6 +168,29 @@ def test_gradients_and_modes_of_the_caller_do_not_matter():
         assert not traced.merit.requires_grad
         for other in (inside, traced, double):
             torch.testing.assert_close(other.value, plain.value, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_made_in_inference_mode_serves_outside_it():
+    vae = tiny_vae()
+    with torch.inference_mode():
+        ae = from_diffusers(vae)
+        invert_decoder(ae, torch.rand(1, 3, 64, 64), steps=2)  # large enough for a sketch
+    b, residual = decoder_residual(ae, torch.rand(1, 3, 64, 64, requires_grad=True))
+    solution = anderson(residual, b, Stop(3))
+    assert not solution.value.requires_grad
+    assert not solution.merit.requires_grad
+    assert invert_decoder(ae, torch.rand(1, 3, 16, 16), method="gradient", steps=2).evaluations.item() == 3
+
+
+@pytest.mark.parametrize("size", [16, 64])
+@pytest.mark.parametrize("method", STEPS)
+def test_the_default_device_does_not_matter(method, size):
+    ae = from_diffusers(tiny_vae())
+    x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    plain = invert_decoder(ae, x, method=method, steps=3)
+    with torch.device("meta"):  # stands for cuda
+        elsewhere = invert_decoder(ae, x, method=method, steps=3)
+    assert torch.equal(elsewhere.value, plain.value)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 5])

@@ -160,6 +160,29 @@ def test_a_step_without_a_solution_gets_the_fallback_and_is_no_worse_than_its_st
     torch.testing.assert_close(solution.merit, (solution.value.square() + 1).flatten(1).square().mean(1).sqrt())
 
 
+def test_the_fallback_of_a_step_has_the_evaluations_that_its_own_sample_left():
+    g = torch.Generator().manual_seed(100)
+    draw = {"generator": g, "dtype": torch.float64}
+    a = torch.eye(6, dtype=torch.float64) * (0.2 + torch.rand(2, 1, 1, **draw)) + 0.3 * torch.randn(2, 6, 6, **draw)
+    k, w = 3 * torch.rand(2, 1, **draw), 3 * torch.rand(2, 1, **draw)
+    target = 2 * torch.randn(2, 6, **draw)
+
+    def solved(samples):
+        def residual(z, rows):
+            i = torch.tensor(samples)[rows]
+            t = torch.einsum("bij,bj->bi", a[i], z) + k[i] * torch.sin(w[i] * z) - target[i]
+            return t, t
+
+        return solve_step(residual, target[samples].clone(), 20)
+
+    alone = [solved([i]) for i in range(2)]
+    first = [int(s.evaluations[0]) for s in alone]
+    together = solved([0, 1])
+    assert together.evaluations.tolist() == first
+    for i in range(2):
+        torch.testing.assert_close(together.value[i], alone[i].value[0])
+
+
 @pytest.mark.parametrize("steps", [5, 20])
 def test_second_order_sampling_is_the_schedulers_own(steps):
     scheduler = DPMSolverMultistepScheduler(**SD_BETAS, lower_order_final=False)

@@ -109,6 +109,13 @@ def test_same_generator_same_noise_and_other_shapes_other_rings():
     assert not np.allclose(key_vector(key, (4, 32, 32))[:8], key_vector(key, (4, 32, 48))[:8])
 
 
+def test_the_default_device_does_not_matter():
+    with torch.device("meta"):  # stands for cuda
+        for generator in (None, torch.Generator().manual_seed(1)):
+            z = watermarked_noise(RingKey.generate(RINGS), (1, 4, 32, 32), generator=generator)
+            assert z.device.type == "cpu"
+
+
 def test_global_random_state_is_left_alone():
     torch.manual_seed(1)
     before = torch.get_rng_state()

@@ -296,6 +296,24 @@ def test_a_sample_that_overflows_is_left_at_its_best(solver):
     assert solution.evaluations[0] == 1
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_step_that_overflows_is_not_taken(solver):
+    seen = []
+
+    def residual(z, rows):
+        seen.append(z)
+        return torch.full_like(z, torch.inf if len(seen) == 2 else 0.1), z
+
+    solution = solver(residual, torch.ones(1, 3), Stop(5))
+    assert len(seen) == 2
+    assert torch.isfinite(solution.value).all()
+
+
+def test_adam_leaves_a_start_of_zeros():
+    solution = adam(lambda z, rows: (z - 1, z - 1), torch.zeros(1, 4), Stop(100))
+    assert solution.merit.item() < 0.7
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -58,7 +58,7 @@ def white_noise(shape: tuple[int, ...], generator: torch.Generator | None = None
     """Float64 noise of a generator, or without one from 256 bits of the operating system."""
     if generator is None:
         return secret_noise(secrets.token_bytes(32), shape)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
+    return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def secret_noise(secret: bytes, shape: tuple[int, ...]) -> Tensor:

@@ -54,7 +54,7 @@ def tree_ring_key(
         raise ValueError(f"channel must be from -1 to {depth - 1}, got {channel}")
     if not 1 <= radius < height / 2:
         raise ValueError(f"radius must be at least 1 and below {height / 2:g}, got {radius}")
-    drawn = torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed))
+    drawn = torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed), device="cpu")
     transform = torch.fft.fftshift(torch.fft.fft2(drawn), dim=(-1, -2))[0].numpy().astype(np.complex128)
     values = transform.copy()
     if pattern in {"zeros", "const"}:
