@@ -130,17 +130,18 @@ class LatentDiffusionModel:
         cls,
         pipe: Any,  # noqa: ANN401
         *,
-        name: str = "pipeline",
+        name: str | None = None,
         family: str | None = None,
     ) -> LatentDiffusionModel:
         """Wrap a loaded diffusers pipeline, which keeps its dtype and device.
 
         The supported classes are those of :mod:`inversion.families`, and their subclasses. The memory format of a
-        UNet and of its autoencoder becomes channels-last, which is faster.
+        UNet and of its autoencoder becomes channels-last, which is faster. All parts are put into evaluation mode,
+        and the autoencoder's weights no longer require gradients.
 
         Args:
             pipe: the pipeline.
-            name: of the model.
+            name: of the model; None is what the pipeline was loaded from, or ``pipeline`` if it does not know.
             family: the name of a supported class, if it is not the pipeline's own: InstaFlow has the parts of a
                 ``StableDiffusionPipeline`` and is a ``RectifiedFlowPipeline``.
 
@@ -150,7 +151,7 @@ class LatentDiffusionModel:
         """
         from inversion.families import wrap
 
-        return wrap(pipe, name, family)
+        return wrap(pipe, origin(pipe) if name is None else name, family)
 
     def check_latents(self, z: Tensor) -> Tensor:
         """Latents z on the device as float32, or a ValueError if its shape or values cannot be the model's."""
@@ -206,6 +207,12 @@ class LatentDiffusionModel:
         if len(prompts) != batch:
             raise ValueError(f"{len(prompts)} prompts for a batch of {batch}")
         return prompts
+
+
+def origin(pipe: Any) -> str:  # noqa: ANN401
+    """The folder or the id that a pipeline was loaded from."""
+    source = str(pipe.config.get("_name_or_path") or "pipeline")
+    return "sapling" if Path(source).resolve() == Path(sapling_folder()).resolve() else source
 
 
 def load_pipeline(source: str, config: Mapping[str, Any], **settings: Any) -> Any:  # noqa: ANN401

@@ -355,6 +355,9 @@ def test_numbers_are_rounded_to_what_batches_do_not_change():
     verdict = rounded(Verdict("a", WATERMARKED, p_value=1.23456e-9, rho=0.51249, correlation=-0.0001))
     assert (verdict.p_value, verdict.rho, str(verdict.correlation)) == (1.2e-9, 0.512, "0.0")
     assert rounded(Verdict("a", UNREADABLE)) == Verdict("a", UNREADABLE)
+    for status, p, fpr in ((NOT_DETECTED, 1.04e-6, 1e-6), (WATERMARKED, 0.996e-6, 0.997e-6)):
+        row = rounded(Verdict("a", status, p_value=p, fpr=fpr))
+        assert (row.p_value <= fpr) == (status == WATERMARKED)
 
 
 def test_asdict_has_every_column_of_parquet():

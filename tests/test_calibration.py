@@ -134,6 +134,8 @@ def test_parts_that_do_not_fit_are_refused():
         Calibration(SETTINGS, one, coloured(3), ("a", "b"))
     with pytest.raises(CalibrationError, match="1 sources"):
         Calibration(SETTINGS, one, coloured(2), ("a", "b"), ("one",))
+    with pytest.raises(CalibrationError, match="more than once, such as 'one'"):
+        Calibration(SETTINGS, one, coloured(4), ("a",) * 4, ("one", "", "", "one"))
     with pytest.raises(CalibrationError, match="finite"):
         Calibration(SETTINGS, one * np.nan, coloured(2), ("a", "b"))
 

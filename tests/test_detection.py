@@ -8,6 +8,7 @@ from scipy.special import betainc
 
 from watermark import Pattern, RingKey, detect, watermarked_noise
 from watermark.features import key_vector, noise_vector
+from watermark.keys import KINDS
 from watermark.rings import rings_for
 
 RINGS = Pattern("rings")
@@ -148,6 +149,26 @@ def test_huge_noise_is_tested_like_any_other():
     np.testing.assert_allclose(detect(white(2, scale=1e160), KEY).p_value, detect(white(2), KEY).p_value, rtol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-308, 1e-200, 5e-163, 3e161, 1e200, 1e307])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_sample_changes_what_is_said_of_another(scale, kind):
+    key, noise = RingKey(bytes(range(32)), Pattern(kind)), white(3)
+    expected = detect(noise, key).p_value
+    noise[0] *= scale
+    np.testing.assert_allclose(detect(noise, key).p_value, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1e-310, 1e-300, 1e300])
+def test_whitening_counts_up_to_a_common_factor(factor):
+    rings = rings_for(SHAPE)
+    sd = np.random.default_rng(1).uniform(0.5, 2, (len(rings.channels), len(rings.radii)))
+    expected = detect(white(3), KEY, whitening=sd).p_value
+    np.testing.assert_allclose(detect(white(3), KEY, whitening=sd * factor).p_value, expected, rtol=1e-6)
+    sd[0, 0] = 1e-200
+    with pytest.raises(ValueError, match="factor"):
+        detect(white(3), KEY, whitening=sd)
+
+
 @settings(max_examples=30, deadline=None)
 @given(scale=st.floats(1e-6, 1e6), seed=st.integers(0, 2**31))
 def test_result_does_not_depend_on_scale(scale, seed):
@@ -173,3 +194,13 @@ def test_what_is_not_noise_is_an_error_and_never_a_p_value():
         detect(np.zeros((1, *SHAPE)), KEY)
     with pytest.raises(ValueError, match="shape"):
         detect(np.zeros(SHAPE), KEY)
+    for kind in KINDS:
+        key = RingKey(bytes(32), Pattern(kind))
+        with pytest.raises(ValueError, match="at least one sample"):
+            detect(np.zeros((0, *SHAPE)), key)
+        for bad in (white(1) * 1j, torch.from_numpy(white(1) * 1j)):
+            with pytest.raises(ValueError, match="must be real"):
+                detect(bad, key)
+    for shape in ((1, 4, 90, 160), (1, 4, 33, 35)):
+        with pytest.raises(ValueError, match="zero"):
+            detect(np.full(shape, 0.1), RingKey(bytes(32), Pattern("zeros")))

@@ -136,8 +136,16 @@ def test_numbers_repeat_and_their_noise_is_known_to_the_key_alone():
     others = [effect(key("dense", number), SHAPE, draws=2) for number in range(10)]
     assert len({(found.shared_energy, found.peak, found.plain_peak) for found in others}) == 1
     assert effect(key("rings"), SHAPE, draws=3) != effect(key("rings"), SHAPE, draws=3, seed=1)
-    a, b = (next(marked_noises(key("zeros", number), SHAPE, 0.7, 1)) for number in (1, 2))
-    assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.1
+    ways = [(key("zeros", 1), 0.7), (key("zeros", 2), 0.7), (key("zeros", 1), 0.6), (key("zeros", 1, outer=9), 0.7)]
+    noises = [next(marked_noises(k, SHAPE, strength, 1)).ravel() for k, strength in ways]
+    assert np.abs(np.corrcoef(noises) - np.eye(len(ways))).max() < 0.1  # two of one noise are equations for the key
+
+
+def test_noise_has_more_seeds_than_a_generator():
+    own = next(marked_noises(key("zeros"), SHAPE, 0.7, 1))
+    low = int.from_bytes(key("zeros").derive("effect/0", 8), "big") >> 1
+    seeded = torch.randn((1, *SHAPE), generator=torch.Generator().manual_seed(low), dtype=torch.float64)
+    assert abs(np.corrcoef(own.ravel(), seeded.numpy().ravel())[0, 1]) < 0.1
 
 
 def test_bad_arguments_are_named():

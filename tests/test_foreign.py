@@ -224,6 +224,12 @@ def test_keys_that_no_noise_can_be_tested_for_are_named():
     assert why_unfit(tree_ring_key(0, (4, 32, 32), pattern="zeros", radius=5), (4, 32, 32)) is None
 
 
+def test_masks_are_of_truth_values():
+    key = tree_ring_key(5, (4, 16, 16), radius=4)
+    with pytest.raises(ValueError, match="dtype bool"):
+        ArrayKey(key.values, key.mask.astype(int))
+
+
 def test_videos_and_bad_arguments():
     key = constant_ring_key(1, (4, 32, 32), level=40.0)
     video = np.stack([inject(white(2, seed, (4, 32, 32)), key) for seed in range(5)], axis=2)

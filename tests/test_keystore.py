@@ -249,6 +249,35 @@ def test_a_damaged_store_is_an_error(store):
         store.list()
 
 
+def test_what_is_no_store_is_left_as_it_is(tmp_path):
+    other = tmp_path / "bookmarks.db"
+    with sqlite3.connect(other) as db:
+        db.execute("CREATE TABLE bookmarks (address)")
+    db.close()
+    empty = tmp_path / "empty.db"
+    empty.touch()
+    for file in (other, empty):
+        file.chmod(0o600)
+    before = other.read_bytes()
+    for act in (KeyStore(other).list, lambda: KeyStore(other).create("alice"), KeyStore(empty).list):
+        with pytest.raises(KeyStoreError, match="is not a key store"):
+            act()
+    assert other.read_bytes() == before
+    assert not empty.read_bytes()
+    KeyStore(empty).create("alice")  # as a creation that was killed left it
+    with pytest.raises(KeyStoreError, match="is not a file"):
+        KeyStore(tmp_path).list()
+
+
+def test_names_and_patterns_that_no_text_or_parser_can_hold(store):
+    store.create("alice")
+    with pytest.raises(KeyStoreError, match="not a text"):
+        store.entry("\udcff")
+    change(store, "UPDATE keys SET pattern = ?", "[" * 200_000)
+    with pytest.raises(KeyStoreError, match="its record cannot be read"):
+        store.list()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_directory_that_cannot_be_written(tmp_path):
     tmp_path.chmod(0o500)

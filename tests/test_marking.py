@@ -169,6 +169,22 @@ def test_what_cannot_be_marked_is_refused(model, verifier):
         mark(zeros, [picture(3)])
     with pytest.raises(ValueError, match="exactly one key"):
         mark(Verifier(model, {"a": KEY, "b": RingKey(bytes(32))}), [picture(3)])
+    for wrong in (picture(3)[..., 0], picture(3).astype(float)):
+        with pytest.raises(ValueError, match="uint8"):
+            mark(verifier, [wrong])
+
+
+def test_the_default_type_and_device_do_not_matter(verifier, monkeypatch):
+    (plain,) = mark(verifier, [picture(3)], rounds=1)
+    made = []
+    monkeypatch.setattr(torch, "zeros", lambda *a, zeros=torch.zeros, **k: made.append(k) or zeros(*a, **k))
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        (other,) = mark(verifier, [picture(3)], rounds=1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert np.array_equal(other.pixels, plain.pixels)
+    assert {"dtype": torch.float32, "device": "cpu"} in made
 
 
 def attempt(model, rho=0.0):

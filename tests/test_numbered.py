@@ -62,6 +62,9 @@ def test_numbered_noise_is_white_outside_the_mark():
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="number must be at least 0"):
         numbered_noise(KEYS[0], SHAPE, -1)
+    with pytest.raises(TypeError, match="integer"):
+        numbered_noise(KEYS[0], SHAPE, 1.0)
+    assert torch.equal(numbered_noise(KEYS[0], SHAPE, np.int64(1)), numbered_noise(KEYS[0], SHAPE, 1))
     with pytest.raises(ValueError, match="at least one number"):
         confirm(torch.randn(SHAPE), KEYS[0], [])
     with pytest.raises(ValueError, match="shape"):

@@ -234,6 +234,7 @@ def test_one_master_secret_serves_many():
     assert len({u.secret for u in [master, *users]}) == 4
     assert all(u.pattern == master.pattern for u in users)
     assert master.user("alice") == users[0]
+    assert master.user("\u00e9") == master.user("e\u0301")  # é
     k = [key_vector(u, SHAPE) for u in users]
     assert abs(k[0] @ k[1]) / (k[0] @ k[0]) < 0.2
 

@@ -139,6 +139,10 @@ def test_bad_arguments_are_named():
     for shape in ((32, 32), (4, 8, 32), (0, 32, 32), (1, 1, 1, 4, 32, 32)):
         with pytest.raises(ValueError, match="at least 16"):
             watermarked_noise(key, shape)
+    with pytest.raises(ValueError, match="zero"):
+        watermarked_noise(key, (0, 4, 32, 32))
+    with pytest.raises(ValueError, match="must be a Pattern"):
+        RingKey.generate("rings")
     for strength in (0.0, 1.1, float("nan")):
         with pytest.raises(ValueError, match="strength"):
             watermarked_noise(key, (1, 4, 32, 32), strength=strength)

@@ -93,6 +93,9 @@ def test_the_wide_search_has_what_was_done_and_stays_near_it(done):
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="crop"):
         Transform(crop=0)
+    for wrong in ({"angle": float("nan")}, {"shift": (float("inf"), 0)}):
+        with pytest.raises(ValueError, match="finite"):
+            Transform(**wrong)
 
 
 def test_what_is_looked_at_can_be_counted_and_said():

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import stats
 
 from inversion import LatentDiffusionModel
-from watermark import Pattern, RingKey, Verifier, detect, watermarked_noise
+from watermark import Pattern, RingKey, Verifier, detect, watermarked_noise, with_calibration
 from watermark.batch import OF_NOISE, rounded
 from watermark.demo import jpeg, photographs
 from watermark.generate import file_name, generate
@@ -179,8 +179,28 @@ def test_the_one_line_for_ones_own_pipeline(sapling, alice):
     pipe.set_progress_bar_config(disable=True)
     z_T = watermarked_noise(alice, (1, 4, 32, 32), generator=torch.Generator().manual_seed(1))
     image = pipe("a red apple", latents=z_T, num_inference_steps=20, guidance_scale=3.0).images[0]
-    (verdict,) = Verifier(LatentDiffusionModel.from_pipeline(pipe), {"alice": alice}).verify([image])
+    verifier = Verifier(LatentDiffusionModel.from_pipeline(pipe), {"alice": alice})
+    (verdict,) = verifier.verify([image])
     assert verdict.status == WATERMARKED
+    assert verifier.model.name == "sapling"
+    assert with_calibration(verifier).calibration is not None
+
+
+def test_null_images_count_once(sapling, alice, folder):
+    from watermark.nulls import calibrate, given_nulls
+
+    plain = Verifier(sapling, {"alice": alice}, decoder="encoder", steps=1)
+    nulls = given_nulls([folder / f"unmarked-{i}.png" for i in (0, 1)])
+    once = calibrate(plain, [*nulls, *nulls])
+    assert once.counts == calibrate(plain, nulls, start=once).counts == {"given": 2}
+
+
+def test_a_verifier_keeps_the_keys_that_it_was_made_with(sapling, alice, unmarked):
+    keys = {"alice": alice, "bob": RingKey(bytes(32))}
+    verifier = Verifier(sapling, keys, decoder="encoder", steps=1)
+    before = list(verifier.verify(unmarked[:1]))
+    keys.clear()
+    assert list(verifier.verify(unmarked[:1])) == before
 
 
 def test_generated_pictures_do_not_depend_on_the_batch(sapling, alice):
@@ -221,6 +241,8 @@ def test_bad_arguments_are_named(sapling, alice):
             Verifier(sapling, {"alice": alice}, **bad)
     with pytest.raises(ValueError, match="batch_size"):
         Verifier(sapling, {"alice": alice}, batch_size=0)
+    with pytest.raises(ValueError, match="batch_size"):
+        next(generate(sapling, ["a rose"], key=alice, batch_size=-1))
 
 
 def test_a_turned_picture_is_found_by_a_dense_key(sapling):

@@ -101,10 +101,16 @@ def is_one_of(name: str, files: Sequence[Path]) -> bool:
 
 
 def rounded(verdict: Verdict) -> Verdict:
-    """A verdict to as many digits as batches do not change: p to 2, correlations to 3 decimals."""
+    """A verdict to as many digits as batches do not change: p to 2, correlations to 3 decimals.
+
+    A p that rounding would bring to the other side of the level stays as it is: rows do not contradict themselves.
+    """
 
     def digits(p: float | None) -> float | None:
-        return None if p is None else float(f"{p:.{DIGITS - 1}e}")
+        if p is None:
+            return None
+        near = float(f"{p:.{DIGITS - 1}e}")
+        return near if verdict.fpr is None or (near <= verdict.fpr) == (p <= verdict.fpr) else p
 
     def decimals(r: float | None) -> float | None:
         return None if r is None else round(r, DECIMALS) + 0.0

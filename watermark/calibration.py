@@ -104,6 +104,9 @@ class Calibration:
             )
         if len(self.sources) not in (0, n):
             raise CalibrationError(f"there are {len(self.sources)} sources for {n} images")
+        repeated = [source for source, times in Counter(self.sources).items() if source and times > 1]
+        if repeated:
+            raise CalibrationError(f"{len(repeated)} null images are there more than once, such as {repeated[0]!r}")
         if not (np.isfinite(self.noise).all() and np.isfinite(self.fingerprint).all()):
             raise CalibrationError("noise and fingerprint must be finite")
 

@@ -104,6 +104,9 @@ def scale_of(whitening: NDArray[np.floating] | None, shape: tuple[int, ...], pat
         raise ValueError(f"whitening must have shape {expected}, got {values.shape}")
     if not (np.isfinite(values).all() and (values > 0).all()):
         raise ValueError("whitening must be positive and finite")
+    values = values / values.max()
+    if values.min() < 1e-100:
+        raise ValueError("whitening must not differ by a factor of more than 1e100")
     return values.ravel()[groups(shape, pattern)]
 
 
@@ -175,7 +178,8 @@ def energy_test(z: Array, inside: NDArray[np.bool_]) -> Detection:
     within, outside = power[:, inside].sum(1), power[:, around].sum(1)
     if not dof_around:
         raise ValueError("there are no bins around the marked ones to compare their energy with")
-    if not (outside > 0).all():
+    rounding = 1e-24 * power[:, channels].sum((1, 2, 3))
+    if not (outside > rounding).all():
         raise ValueError("noise is zero around the marked bins: nothing to test")
     ratio = (within / dof) / (outside / dof_around)
     p = stats.f.cdf(ratio, dof, dof_around)

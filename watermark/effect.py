@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy import stats
 from scipy.special import ndtri
 
 from watermark.features import Array, key_spectrum
 from watermark.keys import RingKey
-from watermark.noise import watermarked_noise
+from watermark.noise import marked, secret_noise
 from watermark.rings import Rings, rings_for
 
 
@@ -151,15 +150,14 @@ def shared_part(key: RingKey, shape: tuple[int, ...], strength: float) -> Array:
 def marked_noises(
     key: RingKey, shape: tuple[int, ...], strength: float, draws: int, seed: int = 0
 ) -> Iterator[Array]:
-    """Noises of a key, each of the given shape, from seeds that nobody knows who lacks the key.
+    """Noises of a key, each of the given shape, from 256 bits that nobody knows who lacks the key.
 
-    With a public seed, every number measured on them would be an equation for the key.
+    With noise that others could repeat, or the same at two strengths, every number measured on it would be an
+    equation for the key. PyTorch's generator on the CPU, with its 2³² seeds, is no source for it.
     """
-    own = int.from_bytes(key.derive(f"effect/{seed}", 8), "big") >> 1
-    generator = torch.Generator().manual_seed(own)
-    for _ in range(draws):
-        z = watermarked_noise(key, (1, *shape), strength=strength, generator=generator, dtype=torch.float64)
-        yield z[0].numpy()
+    for i in range(draws):
+        secret = key.derive(f"effect/{key.pattern}/{shape}/{strength!r}/{seed}/{i}", 32)
+        yield marked(key, secret_noise(secret, (1, *shape)), strength)[0].numpy()
 
 
 def distance_from_normal(values: Array) -> float:

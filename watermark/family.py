@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,9 @@ class Family:
     calibration: Calibration | None
     _null_p: dict[str, Array] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Of every key, once :meth:`count` has run."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keys", MappingProxyType(dict(self.keys)))  # p counts the keys that are tested
 
     def test(self, z: NDArray[np.floating]) -> list[Finding]:
         """The best of all keys for every sample of noise (B, C, h, w), B ≥ 0; finite."""

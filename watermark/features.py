@@ -26,14 +26,19 @@ Array = NDArray[np.float64]
 
 def as_noise(noise: Tensor | NDArray[np.floating]) -> Array:
     """Noise as float64 (B, C, H, W) or (B, C, F, H, W); a ValueError for another shape or values not finite."""
-    own = noise.detach().to("cpu", torch.float64).numpy() if isinstance(noise, Tensor) else noise
+    if noise.is_complex() if isinstance(noise, Tensor) else np.iscomplexobj(noise):
+        raise ValueError("noise must be real")
+    own = noise.detach().to("cpu", torch.float64).resolve_neg().numpy() if isinstance(noise, Tensor) else noise
     z = np.asarray(own, dtype=np.float64)
     if z.ndim not in (4, 5):
         raise ValueError(f"noise must have shape (B, C, H, W) or (B, C, F, H, W), got {z.shape}")
+    if not len(z):
+        raise ValueError("noise must have at least one sample")
     if not np.isfinite(z).all():
         raise ValueError("noise must be finite")
-    largest = np.abs(z).max(initial=0)
-    return z / largest if largest > 1e100 else z  # no test depends on the scale
+    largest = np.abs(z).max(axis=tuple(range(1, z.ndim)), keepdims=True, initial=0)
+    far = (largest > 0) & ((largest < 1e-100) | (largest > 1e100))  # whose squares are zero or infinite
+    return z / np.where(far, largest, 1.0) if far.any() else z  # no test depends on the scale of a sample
 
 
 def noise_vector(noise: Tensor | NDArray[np.floating], pattern: Pattern) -> tuple[Array, Array]:
@@ -72,7 +77,8 @@ def key_vector(key: RingKey, shape: tuple[int, ...]) -> Array:
 
     For ``rings`` and ``dense`` k is uniform on the sphere: in white noise no key is weaker than another. Where
     rings come back unequally, keys of ``rings`` differ, those of ``dense`` hardly. For ``levels`` the signs are
-    uniform. A key of ``zeros`` has none: it is the zero vector.
+    uniform. A key of ``zeros`` has none: it is the zero vector. With one secret, every kind, size and choice of
+    channels and radii gives unrelated values; ``Pattern("rings")`` and one that spells out the same bins, too.
     """
     pattern, rings = key.pattern, rings_for(shape, key.pattern)
     marked = len(rings.channels) * int(rings.bins.sum())

@@ -33,7 +33,7 @@ Complex = NDArray[np.complex128]
 SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ArrayKey:
     """What was written where.
 
@@ -45,7 +45,8 @@ class ArrayKey:
             p is worth no more than whoever makes it.
 
     Raises:
-        ValueError: if a shape does not fit or a value is not finite, nothing is marked, or draws are not as above.
+        ValueError: if a shape or dtype does not fit, a value is not finite, nothing is marked, or draws are not as
+            above.
     """
 
     values: Complex = field(repr=False)
@@ -57,6 +58,8 @@ class ArrayKey:
             raise ValueError(
                 f"values and mask must have the same shape (C, H, W), got {self.values.shape} and {self.mask.shape}"
             )
+        if self.mask.dtype != np.bool_:
+            raise ValueError(f"mask must be of dtype bool, got {self.mask.dtype}")
         if not np.isfinite(self.values).all():
             raise ValueError("values must be finite")
         if not self.mask.any():

@@ -68,6 +68,8 @@ def generate(
     """
     if len(model.latent_shape) != 3:
         raise ValueError(f"{model.name!r} is a model of videos, and only pictures can be generated")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if numbered and (key is None or seed is None):
         raise ValueError("numbered pictures need a key and a first number")
     if seed is not None and not numbered and not 0 <= seed <= MOST_SEEDS - len(prompts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import unicodedata
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -75,6 +76,8 @@ class RingKey:
     def __post_init__(self) -> None:
         if not isinstance(self.secret, bytes) or len(self.secret) != SECRET_BYTES:
             raise ValueError(f"secret must be {SECRET_BYTES} bytes")
+        if not isinstance(self.pattern, Pattern):
+            raise ValueError(f"pattern must be a Pattern, got {self.pattern!r}")
 
     @classmethod
     def generate(cls, pattern: Pattern = Pattern()) -> RingKey:
@@ -99,5 +102,8 @@ class RingKey:
         return b"".join(part.derive(self.secret) for part in parts)
 
     def user(self, name: str) -> RingKey:
-        """A user's own key, so that one master secret serves many; unrelated to it for all who lack it."""
-        return RingKey(self.derive(f"user/{name}", SECRET_BYTES), self.pattern)
+        """A user's own key, so that one master secret serves many; unrelated to it for all who lack it.
+
+        A name in composed and decomposed characters (Unicode NFC and NFD) is one name.
+        """
+        return RingKey(self.derive(f"user/{unicodedata.normalize('NFC', name)}", SECRET_BYTES), self.pattern)

@@ -74,6 +74,8 @@ def marked(key: RingKey, plain: Tensor, strength: float) -> Tensor:
         raise ValueError(f"strength must be above 0 and at most 1, got {strength}")
     shape = tuple(plain.shape)
     rings = rings_for(shape, key.pattern)
+    if 0 in shape:
+        raise ValueError(f"shape must not hold zero, got {shape}")
     spectrum = torch.fft.fft2(plain)
     inside = torch.from_numpy(rings.index >= 0)
     marks = torch.from_numpy(key_spectrum(key, shape)) * (shape[-2] * shape[-1]) ** 0.5

@@ -102,7 +102,8 @@ def calibrate(
 ) -> Calibration:
     """Recover the noise of null images as a verifier does. Its keys and level play no part.
 
-    Images that a verifier would not test, unreadable or inconclusive ones, are left out.
+    Images that a verifier would not test, unreadable or inconclusive ones, are left out, and those that are there
+    already: the same ``source`` counts once.
 
     Args:
         verifier: with the model and the settings that the calibration is for.
@@ -127,9 +128,13 @@ def calibrate(
         sources += start.sources
         noise.append(start.noise)
     read: list[tuple[str, str]] = []
+    seen = set(sources)
 
     def images() -> Iterator[str | Path | Image.Image]:
         for null in nulls:
+            if null.source and null.source in seen:
+                continue
+            seen.add(null.source)
             read.append((null.family, null.source))
             yield null.image
 

@@ -9,6 +9,7 @@ two such tiers.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -65,7 +66,9 @@ def numbered_noise(
 
     Raises:
         ValueError: if the number is negative, or an argument is not as that function wants it.
+        TypeError: if the number is not a whole one: 1.0 is none.
     """
+    number = int(operator.index(number))
     if number < 0:
         raise ValueError(f"number must be at least 0, got {number}")
     plain = secret_noise(key.derive(f"picture/{number}", 32), shape)

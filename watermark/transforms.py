@@ -30,7 +30,7 @@ class Transform:
             two differ, so that the picture is stretched.
 
     Raises:
-        ValueError: unless 0 < crop ≤ 1.
+        ValueError: unless 0 < crop ≤ 1 and all numbers are finite.
     """
 
     angle: float = 0.0
@@ -41,6 +41,8 @@ class Transform:
     def __post_init__(self) -> None:
         if not all(0 < share <= 1 for share in self.shares):
             raise ValueError(f"crop must be above 0 and at most 1, got {self.crop}")
+        if not all(map(math.isfinite, (self.angle, *self.shift))):
+            raise ValueError(f"angle and shift must be finite, got {self.angle} and {self.shift}")
 
     @property
     def shares(self) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -85,6 +86,7 @@ class Verifier:
     def __post_init__(self) -> None:
         if len(self.model.latent_shape) != 3:
             raise ValueError(f"{self.model.name!r} is a model of videos, and only pictures can be verified")
+        object.__setattr__(self, "keys", MappingProxyType(dict(self.keys)))  # the caller's may change
         if not self.keys:
             raise ValueError("keys must name at least one key that fits the model")
         if not 0 < self.fpr < 1:

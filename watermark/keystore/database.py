@@ -46,16 +46,20 @@ def transaction(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connect
         if create and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        if path.exists() and not path.is_file():
+            raise KeyStoreError(f"{path} is not a file")
         mode = stat.S_IMODE(path.stat().st_mode)
         if os.name == "posix" and mode & 0o077:
             raise KeyStoreError(f"{path} has mode {mode:04o}, others may read it; run: chmod 600 {path}")
         with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as db:
             begin(db)
-            migrate(db, path)
+            migrate(db, path, create=create)
             yield db
             db.execute("COMMIT")
     except FileNotFoundError:
         raise KeyStoreError(f"there is no key store {path}") from None
+    except UnicodeEncodeError as error:
+        raise KeyStoreError(f"no key can be named {error.object!r}: it is not a text of Unicode") from None
     except (sqlite3.Error, OSError) as error:
         raise KeyStoreError(f"cannot use the key store {path}: {error}") from None
 
@@ -82,17 +86,19 @@ def begin(db: sqlite3.Connection) -> None:
             return
 
 
-def migrate(db: sqlite3.Connection, path: Path) -> None:
-    """Bring a store to the current version, from nothing or from version 1, whose keys were all rings.
+def migrate(db: sqlite3.Connection, path: Path, *, create: bool) -> None:
+    """Bring a store to the current version from version 1, whose keys were all rings, or create it from nothing.
 
     Raises:
-        KeyStoreError: if it is of a newer version.
+        KeyStoreError: if it is of a newer version, or no store.
     """
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         raise KeyStoreError(f"{path} is of version {version}, from a newer treering")
     if version == VERSION:
         return
+    if version < 1 and (not create or db.execute("SELECT 1 FROM sqlite_master").fetchone() is not None):
+        raise KeyStoreError(f"{path} is not a key store")
     if version == 1:
         db.execute("ALTER TABLE keys RENAME TO old")
     db.execute(KEYS)
@@ -120,7 +126,7 @@ def read_entry(db: sqlite3.Connection, path: Path, name: str) -> Entry:
         raise damaged
     try:
         return replace(Entry(*row[:6]), pattern=pattern_of(json.loads(row[6])))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise damaged from None
 
 

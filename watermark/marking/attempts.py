@@ -66,7 +66,7 @@ def attempted(
 ) -> list[Attempt]:
     """Pictures of one batch, changed until their recovered noise has the wanted correlation."""
     size = verifier.model.image_size
-    blank = torch.zeros(3, *size)
+    blank = torch.zeros(3, *size, dtype=torch.float32, device="cpu")
     attempts = [Attempt(p, size, p, blank, blank, blank, 0.0, 0.0) for p in pictures]
     for attempt, (z, noise, rho) in zip(attempts, recovered(verifier, key, pictures), strict=True):
         attempt.z, attempt.noise, attempt.rho, attempt.found = z, noise, rho, rho
@@ -120,7 +120,8 @@ def steps_for(
         return []
     model = verifier.model
     z, noise = (torch.stack([getattr(a, name) for a in attempts]) for name in ("z", "noise"))
-    wanted = torch.tensor([(strength - a.rho) / a.gain for a in attempts], device=z.device)[:, None, None, None]
+    ways = [(strength - a.rho) / a.gain for a in attempts]
+    wanted = torch.tensor(ways, dtype=torch.float32, device=z.device)[:, None, None, None]
     if method == "gradient":
         dz = climbed(model, z, key, wanted, verifier.steps, verifier.batch_size)
     else:

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 from watermark.keys import RingKey
@@ -104,6 +105,9 @@ def mark(
         raise ValueError(f"min_psnr must be at least 0, got {min_psnr}")
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
+    for pixels in pictures:
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError(f"pictures must be (H, W, 3) uint8, got {pixels.shape} {pixels.dtype}")
     out: list[Marked] = []
     for start in range(0, len(pictures), verifier.batch_size):
         part = pictures[start : start + verifier.batch_size]
