@@ -107,7 +107,7 @@ class LatentDiffusionModel:
         Raises:
             FileNotFoundError: if there is no such model or it cannot be reached.
             OSError: if one of its files is missing or cannot be read.
-            ValueError: for an unknown dtype, or a model family that is not supported.
+            ValueError: for an unknown dtype, a device that is not here, or a model family that is not supported.
         """
         chosen_device = resolve_device(device)
         chosen_dtype = resolve_dtype(dtype, chosen_device)
@@ -240,9 +240,13 @@ def load_pipeline(source: str, config: Mapping[str, Any], **settings: Any) -> An
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """``auto`` → CUDA, then MPS, then the CPU."""
+    """``auto`` → CUDA, then MPS, then the CPU; a ValueError for a device that is not here."""
     if device != "auto":
-        return torch.device(device)
+        try:
+            return torch.empty(0, device=device).device
+        except (AssertionError, RuntimeError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(f"the device {str(device)!r} cannot be used here: {reason}") from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

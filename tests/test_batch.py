@@ -294,7 +294,7 @@ def test_a_full_disk_leaves_whole_rows(files, tmp_path):
 
 
 def test_a_folder_that_is_not_there_and_an_empty_run_leave_nothing(tmp_path, files):
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
         run(QuickVerifier(), files, tmp_path / "nowhere" / "r.jsonl")
     assert run(QuickVerifier(), [], tmp_path / "r.jsonl") == []
     assert not (tmp_path / "r.jsonl").exists()
@@ -313,10 +313,13 @@ def test_parquet_has_the_same_rows(files, tmp_path):
             seen.append(journal_of(report).exists())
             yield name
 
+    (tmp_path / "r.parquet.part").write_text("somebody's own")
     run(QuickVerifier(), watched(), report)
     run(QuickVerifier(), names, tmp_path / "r.jsonl")
     assert all(seen[1:])
     assert not journal_of(report).exists()
+    assert (tmp_path / "r.parquet.part").read_text() == "somebody's own"
+    (tmp_path / "r.parquet.part").unlink()
     rows = pq.read_table(report).to_pylist()
     wanted = table(tmp_path / "r.jsonl")
     wanted[-1]["name"] = wanted[-1]["name"].replace("\udcff", "\\udcff")

@@ -172,6 +172,16 @@ def test_an_encrypted_store_from_the_command_line(desk, capsys, monkeypatch):
     assert not any(word in shown for word in (WORDS, OTHER_WORDS, secret.hex()))
 
 
+def test_key_files_that_are_none_and_questions_that_nobody_answers(desk, capsys):
+    run("treering key create alice")
+    os.mkfifo(desk / "pipe")
+    assert run("treering key import pipe") == 2
+    assert "pipe is a pipe" in told(capsys)
+    assert run("treering key delete alice") == 2
+    assert "give --yes" in told(capsys)
+    assert KeyStore(desk / "keys.db").get("alice")
+
+
 def test_protected_key_files_from_the_command_line(desk, capsys, monkeypatch):
     run("treering key create alice")
     secret = KeyStore(desk / "keys.db").get("alice").secret

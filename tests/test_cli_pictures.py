@@ -128,6 +128,15 @@ def test_a_picture_that_could_not_be_verified_is_not_written(workplace, capsys, 
     assert [file.name for file in Path("marked").iterdir()] == ["tiny.png"]
 
 
+def test_two_spellings_of_a_name_are_one(tmp_path):
+    from watermark.commands.errors import Trouble
+    from watermark.commands.pictures import check_new
+
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(Trouble, match="two pictures would be written"):
+        check_new(tmp_path / "a.png", tmp_path / "sub" / ".." / "a.png")
+
+
 def test_no_file_is_written_over_one_that_came_meanwhile(tmp_path, monkeypatch):
     from watermark.commands.pictures import write_png
 

@@ -3,6 +3,15 @@ import json
 from PIL import Image
 
 from watermark.cli import main
+from watermark.demo import write
+
+
+def test_a_link_in_the_folder_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "other.txt").write_text("precious")
+    (tmp_path / "photo-0.png").symlink_to("other.txt")
+    write(Image.new("RGB", (8, 8)), tmp_path / "photo-0.png")
+    assert (tmp_path / "other.txt").read_text() == "precious"
+    assert Image.open(tmp_path / "photo-0.png").size == (8, 8)
 
 
 def test_demo_finds_exactly_the_marked_pictures(tmp_path, capsys):

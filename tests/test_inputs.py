@@ -46,6 +46,11 @@ def test_sockets_are_left_out(tmp_path, monkeypatch):
         assert list(walk(str(tmp_path))) == []
 
 
+def test_names_that_no_file_can_have_come_back():
+    names = ["x" * 300, "a\0b", "y.png"]
+    assert list(names_in(names, recursive=True)) == names
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
 def test_a_folder_that_is_closed_is_named(folder):
     (folder / "sub").chmod(0)

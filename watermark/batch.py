@@ -78,9 +78,11 @@ def verify_files(
 
 
 def check_report(report: Path, *, resume: bool) -> None:
-    """Raise ValueError if a report's ending is unknown, pyarrow is missing, or the report exists and must not."""
+    """Raise ValueError for a wrong ending, no pyarrow or a report that exists, FileNotFoundError for no folder."""
     if report.suffix not in {".jsonl", ".parquet"}:
         raise ValueError(f"the report must be called something.jsonl or something.parquet, got {str(report)!r}")
+    if not report.absolute().parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {report.absolute().parent}")
     if report.suffix == ".parquet":
         parquet.check()
     for file in dict.fromkeys((report, journal_of(report), aside_of(journal_of(report)))):

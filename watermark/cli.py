@@ -6,10 +6,12 @@ before anything that a clash could break.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
 from io import TextIOWrapper
 from pathlib import Path
@@ -37,6 +39,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         check_name_clash()
         result = cli.main(args=args, prog_name="treering", standalone_mode=False)
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except (click.Abort, KeyboardInterrupt):
         tell(lambda: click.echo("treering: interrupted", err=True))
@@ -45,6 +48,12 @@ def main(args: list[str] | None = None) -> int:
         tell(error.show)
         return TROUBLE
     except SystemExit:  # click's answer to a closed pipe
+        return TROUBLE
+    except OSError as error:
+        give_up_output()
+        if error.errno != errno.EPIPE:
+            text = f"Error: {error}"
+            tell(lambda: click.echo(text, err=True))
         return TROUBLE
     except Exception:
         text = f"{traceback.format_exc()}treering: this is a bug; please report it with the lines above"
@@ -60,6 +69,12 @@ def prepare_streams() -> None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - for good
         elif mode == "w" and isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def give_up_output() -> None:
+    """Let what could not be written to stdout go, so that the interpreter does not try again when it ends."""
+    with suppress(OSError, ValueError):  # a stream without a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def tell(say: Callable[[], object]) -> None:

@@ -13,6 +13,7 @@ from sklearn.datasets import load_sample_images
 
 from inversion import LatentDiffusionModel
 from inversion.embedded import data_folder
+from watermark.files import appearing
 from watermark.generate import generate
 from watermark.keystore.store import KeyStore
 from watermark.plots import gallery_figure, save
@@ -116,8 +117,9 @@ def jpeg(image: Image.Image) -> Image.Image:
 
 def write(image: Image.Image, path: Path) -> Path:
     """Save an image; a JPEG keeps the coefficients that it has."""
-    if image.format == "JPEG":
-        image.save(path, quality="keep")
-    else:
-        image.save(path)
+    with appearing(path) as part:
+        if image.format == "JPEG":
+            image.save(part, quality="keep")
+        else:
+            image.save(part)
     return path

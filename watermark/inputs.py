@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from glob import has_magic
-from pathlib import Path
 from typing import BinaryIO
 
 LONGEST = 4096
@@ -36,7 +35,7 @@ def names_in(arguments: Iterable[str], *, recursive: bool = False, patterns: boo
     for argument in arguments:
         is_pattern = patterns and has_magic(argument) and not os.path.lexists(argument)
         for name in matches(argument) if is_pattern else (argument,):
-            if recursive and Path(name).is_dir():
+            if recursive and os.path.isdir(name):  # noqa: PTH112 - False, not an error, for names that cannot be
                 yield from walk(name)
             else:
                 yield name

@@ -64,7 +64,7 @@ def embed(
     treering embed "a tiger" --key alice -n 10 --number 100
     treering embed "a photo of a fox" --key alice --model stable-diffusion-v1-5/stable-diffusion-v1-5 --guidance 7.5
     """
-    from watermark.generate import generate, save
+    from watermark.generate import Saved, generate, save
 
     every = [prompt for prompt in prompts for _ in range(count)]
     if number is not None and seed is not None:
@@ -87,15 +87,18 @@ def embed(
             batch_size=batch_size,
             progress=lambda done, total: track(f"generating {len(every)} pictures", done, total),
         )
-        saved = []
-        for picture, file in zip(made, files, strict=True):
-            try:
-                saved.append(save(picture, file))
-            except FileExistsError:  # by now
-                if first is not None:
-                    raise
-                saved.append(save(picture, *new_files([picture.prompt], output, None)))
-    write_records(saved, ["path", "prompt", *(["seed"] if first is not None else [])], form)
+        saved: list[Saved] = []
+        try:
+            for picture, file in zip(made, files, strict=True):
+                try:
+                    saved.append(save(picture, file))
+                except FileExistsError:  # by now
+                    if first is not None:
+                        raise
+                    saved.append(save(picture, *new_files([picture.prompt], output, None)))
+        finally:  # nobody could say later what was made of which prompt
+            if saved:
+                write_records(saved, ["path", "prompt", *(["seed"] if first is not None else [])], form)
 
 
 def new_files(prompts: list[str], folder: Path, first: int | None) -> list[Path]:

@@ -15,6 +15,12 @@ class Trouble(click.ClickException):
 
     exit_code = TROUBLE
 
+    def format_message(self) -> str:
+        """The message, in which a file's name cannot disturb the terminal."""
+        from watermark.reports.tables import printable
+
+        return "\n".join(map(printable, self.message.split("\n")))
+
 
 @contextmanager
 def understood() -> Iterator[None]:

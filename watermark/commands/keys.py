@@ -230,6 +230,8 @@ def import_key(file: Path, name: str | None, store: Path) -> None:
     from watermark.keystore.keyfile import is_protected
 
     with understood():
+        if file.exists() and not file.is_file():  # it is read more than once
+            raise Trouble(f"{file} is a pipe, a device or a folder, not a file")
         words = None
         if is_protected(file):
             words = os.environ.get("TREERING_FILE_PASSPHRASE") or None
@@ -271,7 +273,13 @@ def delete(name: str, yes: bool, store: Path) -> None:
         KeyStore(store).entry(name)
     if not yes:
         question = f"Delete {name}? Pictures marked with it can then never be verified again."
-        if not click.confirm(question, err=True):
+        try:
+            wanted = click.confirm(question, err=True)
+        except click.Abort:
+            if sys.stdin.isatty():
+                raise
+            raise Trouble(f"{name} was not deleted, as nobody answered: give --yes") from None
+        if not wanted:
             raise Trouble(f"{name} was not deleted")
     with understood():
         KeyStore(store).delete(name)

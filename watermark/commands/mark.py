@@ -78,7 +78,9 @@ class Row:
 @fpr_option
 @inversion_options
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
-@click.option("--resume", is_flag=True, help="Leave out pictures that were written before.")
+@click.option(
+    "--resume", is_flag=True, help="Leave out pictures whose names are in the folder, whoever wrote them."
+)
 @store_option
 @model_options
 @output_options
@@ -194,12 +196,14 @@ def batches(names: list[Path], size: int) -> Generator[list[tuple[Path, Decoded]
 @contextmanager
 def reported(rows: list[Row], form: str | None) -> Iterator[None]:
     """Write the rows at the end, also at an early one."""
+    from watermark.reports.tables import printable
+
     try:
         yield
     finally:
         for row in rows if form is None else []:
             for note in row.warnings:
-                click.echo(f"treering: note: {row.image}: {note}", err=True)
+                click.echo(f"treering: note: {printable(row.image)}: {note}", err=True)
         if rows:
             write_records(rows if form is not None else [shown(row) for row in rows], FIELDS, form)
 

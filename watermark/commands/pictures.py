@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +45,7 @@ def check_new(*files: Path) -> None:
     for i, file in enumerate(files):
         if file.suffix.lower() != ".png":
             raise Trouble(f"{file} is not a .png: other formats would lose what was computed")
-        if file in files[:i]:
+        if os.path.realpath(file) in map(os.path.realpath, files[:i]):
             raise Trouble(f"two pictures would be written to {file}")
         if not file.absolute().parent.is_dir():
             raise Trouble(f"there is no folder {file.absolute().parent}")

@@ -55,7 +55,8 @@ MOST_TRANSFORMS = 100_000
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on with the file of --output where it ends; what is known of an image is not tested again.",
+    help="Go on with the file of --output where it ends; what is known of an image is not tested again. Name all "
+    "images: the file is made to be of these alone.",
 )
 @click.option(
     "--workers",

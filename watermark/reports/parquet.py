@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from watermark.files import appearing
 from watermark.reports.journal import rows
 from watermark.reports.row import COLUMNS, COUNTS, LISTS, NUMBERS, Row, no_row
 
@@ -50,17 +50,10 @@ def from_rows(journal: Path, file: Path) -> None:
         OSError: if it cannot be written.
     """
     pa, pq = arrow(), arrow_parquet()
-    part = file.with_name(f"{file.name}.part")
-    try:
-        with pq.ParquetWriter(part, schema()) as writer:
-            every = (plain(row) for _, row in rows(journal))
-            while chunk := list(islice(every, ROWS)):
-                writer.write_table(pa.Table.from_pylist(chunk, schema()))
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    with appearing(file) as part, pq.ParquetWriter(part, schema()) as writer:
+        every = (plain(row) for _, row in rows(journal))
+        while chunk := list(islice(every, ROWS)):
+            writer.write_table(pa.Table.from_pylist(chunk, schema()))
 
 
 def to_rows(file: Path) -> Iterator[Row]:

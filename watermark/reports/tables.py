@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from watermark.verdict import (
@@ -127,7 +127,7 @@ def evidence_text(verdicts: Sequence[Verdict]) -> str:
 
 def record_table(records: Iterable[Any], fields: Sequence[str]) -> Table:
     """Dataclasses as a plain table."""
-    table = Table(*fields, box=None, pad_edge=False)
+    table = Table(*(Column(f, overflow="fold") for f in fields), box=None, pad_edge=False)
     for record in records:
         table.add_row(*(plain(str(getattr(record, f))) for f in fields))
     return table
