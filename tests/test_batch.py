@@ -97,6 +97,23 @@ def test_other_names_and_another_order_reuse_what_is_known(files, tmp_path):
     assert verdicts[-1] == replace(first[files[0]], name=now[-1])
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_a_list_that_was_cut_short_costs_no_verdict(files, tmp_path, ending):
+    if ending == "parquet":
+        pytest.importorskip("pyarrow.parquet")
+    report, whole = tmp_path / f"r.{ending}", tmp_path / f"whole.{ending}"
+    for file in (report, whole):
+        run(QuickVerifier(1), files, file)
+    for named in (files[:3], files[5:], files[2:4]):
+        assert len(run(QuickVerifier(1), named, report, resume=True)) == len(named)
+        assert aside_of(journal_of(report)).exists()
+    verifier = QuickVerifier(1)
+    run(verifier, files, report, resume=True)
+    assert all(map(lost, verifier.asked))
+    assert report.read_bytes() == whole.read_bytes()
+    assert not aside_of(journal_of(report)).exists()
+
+
 def test_what_was_set_aside_outlives_an_end_in_between(files, tmp_path):
     report = tmp_path / "r.jsonl"
     run(QuickVerifier(1), files, report)

@@ -114,6 +114,12 @@ def test_what_was_marked_before_an_early_end_is_reported_and_left_out_later(work
     assert [row["path"] for row in lines(capsys)] == ["marked/two.png"]
     assert sorted(file.name for file in Path("marked").iterdir()) == ["one.png", "two.png"]
     assert run(f"{line} --resume") == 0
+    Path("marked/two.png").write_bytes(Path("photo.png").read_bytes())  # not ours
+    capsys.readouterr()
+    assert run(f"{line} --resume") == 1
+    (row,) = lines(capsys)
+    assert (row["image"], row["path"], row["status"]) == ("two.png", None, "not_detected")
+    assert "marked/two.png is there already, and is not detected" in row["reason"]
 
 
 def test_a_picture_that_could_not_be_verified_is_not_written(workplace, capsys, monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from watermark.marking.mark import Marked
     from watermark.reading.decoding import Decoded
     from watermark.verdict import Verdict
+    from watermark.verify import Verifier
 
 FIELDS = ("image", "path", "status", "p_value", "rho", "psnr", "ssim", "reason")
 MOST_PIXELS = 2**25
@@ -78,9 +79,7 @@ class Row:
 @fpr_option
 @inversion_options
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
-@click.option(
-    "--resume", is_flag=True, help="Leave out pictures whose names are in the folder, whoever wrote them."
-)
+@click.option("--resume", is_flag=True, help="Leave out pictures that were written before, if they carry the key.")
 @store_option
 @model_options
 @output_options
@@ -148,6 +147,7 @@ def mark(
                     notes = (*read.warnings, *fit(Picture(read.pixels), loaded.image_size)[1])
                     rows.append(written(found[name], name, files[name], notes))
             track("marking", len(rows), len(files))
+        rows.extend(without_mark(verifier, [image for image in images if image not in files], output))
     if any(row.status == UNREADABLE for row in rows):
         return TROUBLE
     return CARRIED if all(row.path is not None for row in rows) else NOT_CARRIED
@@ -174,6 +174,18 @@ def targets(images: tuple[Path, ...], output: Path, resume: bool) -> dict[Path, 
     output.mkdir(parents=True, exist_ok=True)
     check_writable(output)
     return files
+
+
+def without_mark(verifier: Verifier, images: Sequence[Path], output: Path) -> Iterator[Row]:
+    """Of pictures that were left out as files of their names are there, those whose file does not carry the key."""
+    from watermark.verdict import WATERMARKED
+
+    there = [output / f"{image.stem}.png" for image in images]
+    with closing(verifier.verify(there)) as verdicts:
+        for image, file, verdict in zip(images, there, verdicts, strict=True):
+            if verdict.status != WATERMARKED:
+                reason = f"{file} is there already, and is {verdict.status.replace('_', ' ')}"
+                yield Row(str(image), None, verdict.status, verdict.p_value, verdict.rho, reason=reason)
 
 
 def batches(names: list[Path], size: int) -> Generator[list[tuple[Path, Decoded]], None, None]:

@@ -61,6 +61,7 @@ def write(
     from watermark.batch import journal_of, verify_files
     from watermark.reports import tables
     from watermark.reports.configuration import configuration
+    from watermark.reports.journal import aside_of
     from watermark.reports.tally import Tally
 
     tally, begun = Tally(), time.monotonic()
@@ -73,6 +74,13 @@ def write(
         with understood():
             tables.print_table(tally.table(time.monotonic() - begun), sys.stdout)
             click.echo(f"{tally.evidence}\nreport: {output}")
+        aside = aside_of(journal_of(output))
+        if aside.exists():
+            click.echo(
+                f"treering: verdicts on images that were not named this time are in {aside}: --resume with all "
+                "names takes them up again; delete it if they are not wanted",
+                err=True,
+            )
     return tally
 
 

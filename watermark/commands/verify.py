@@ -56,7 +56,7 @@ MOST_TRANSFORMS = 100_000
     "--resume",
     is_flag=True,
     help="Go on with the file of --output where it ends; what is known of an image is not tested again. Name all "
-    "images: the file is made to be of these alone.",
+    "images: verdicts on others are set aside.",
 )
 @click.option(
     "--workers",

@@ -1,8 +1,9 @@
 """The rows of a report in a file that survives its program, found again by the digest of the image.
 
 One JSON object a line, in ASCII. Rows that are there already are compared with those that come: as long as they are
-the same nothing is written. Where they begin to differ, the rest is set aside in a second file, and kept until all
-rows are written, so that no verdict is lost whenever the program ends.
+the same nothing is written. Where they begin to differ, the rest is set aside in a second file, so that no verdict
+is lost whenever the program ends. It is removed once all of its rows have come; verdicts on images that did not,
+because a list was cut short or a disk was not there, stay in it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from watermark.files import appearing
 from watermark.reports.row import Row, no_row, torn
 
 if sys.platform != "win32":
@@ -60,7 +62,7 @@ class Journal:
         try:
             self._lock()
             if resume:
-                if finished is not None and not os.fstat(self.file).st_size and not self.aside.exists():
+                if finished is not None and not os.fstat(self.file).st_size:
                     self._fill(finished, counts, batch)
                 self._scan(check, counts, batch)
             self.reader, self.before = path.open("rb"), path.open("rb")
@@ -102,11 +104,12 @@ class Journal:
             self.synced = time.monotonic()
 
     def finish(self) -> None:
-        """Say that all rows came: those that were there beyond them, and what was set aside, are let go."""
+        """Say that no more rows come: what is there of images that did not come is set aside."""
         if self.written < self.there:
-            os.ftruncate(self.file, self.written)
+            self._set_aside()
         os.fsync(self.file)
-        self.aside.unlink(missing_ok=True)
+        if all(place >= 0 for place in self.places.values()):
+            self.aside.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Say that the file is not needed any more: closing removes it."""
@@ -136,18 +139,12 @@ class Journal:
                 raise ValueError(f"{self.path} is being written by another program")
 
     def _fill(self, finished: Callable[[], Iterable[Row]], counts: Callable[[Row], bool], batch: int) -> None:
-        """Put the rows of a finished report into the second file, which appears whole or not at all."""
-        self.filled = True
+        """Put the rows of a finished report into the second file, after those that are there, in one step."""
+        self.filled = not self.aside.exists()
         last = of_unfinished_batch(first_of_each(finished()), counts, batch)
-        part = self.aside.with_name(f"{self.aside.name}.part")
-        try:
-            with part.open("w", encoding="ascii") as out:
-                out.writelines(line_of(row) for row in finished() if row["sha256"] not in last)
-                out.flush()
-                os.fsync(out.fileno())
-            part.replace(self.aside)
-        finally:
-            part.unlink(missing_ok=True)
+        with appearing(self.aside) as part, part.open("w", encoding="ascii") as out:
+            out.writelines(line_of(row) for _, row in ([] if self.filled else rows(self.aside)))
+            out.writelines(line_of(row) for row in finished() if row["sha256"] not in last)
 
     def _scan(self, check: Callable[[Row], None], counts: Callable[[Row], bool], batch: int) -> None:
         if self.aside.exists():
