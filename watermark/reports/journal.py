@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from watermark.files import appearing
@@ -143,8 +144,9 @@ class Journal:
         self.filled = not self.aside.exists()
         last = of_unfinished_batch(first_of_each(finished()), counts, batch)
         with appearing(self.aside) as part, part.open("w", encoding="ascii") as out:
-            out.writelines(line_of(row) for _, row in ([] if self.filled else rows(self.aside)))
-            out.writelines(line_of(row) for row in finished() if row["sha256"] not in last)
+            there = (row for _, row in ([] if self.filled else rows(self.aside)))
+            new = (row for row in finished() if row["sha256"] not in last)
+            out.writelines(map(line_of, first_of_each(chain(there, new))))
 
     def _scan(self, check: Callable[[Row], None], counts: Callable[[Row], bool], batch: int) -> None:
         if self.aside.exists():
