@@ -206,7 +206,15 @@ class LatentDiffusionModel:
         prompts = [prompt] * batch if isinstance(prompt, str) else prompt
         if len(prompts) != batch:
             raise ValueError(f"{len(prompts)} prompts for a batch of {batch}")
+        for text in prompts:
+            if isinstance(text, str) and not encodable(text):
+                raise ValueError(f"the prompt {text!a} is not Unicode text")
         return prompts
+
+
+def encodable(text: str) -> bool:
+    """Whether a string has no surrogates, which are what is left of bytes that are no text, and stop tokenizers."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def origin(pipe: Any) -> str:  # noqa: ANN401

@@ -240,6 +240,18 @@ def at_terminal(line, *answers):
     return process.wait(timeout=60), shown.decode()
 
 
+def test_a_passphrase_file_means_the_same_under_every_locale(desk, monkeypatch):
+    monkeypatch.setenv("TREERING_PASSPHRASE", "Schlüssel")
+    assert run("treering key create alice") == 0
+    monkeypatch.delenv("TREERING_PASSPHRASE")
+    (desk / "words").write_text("Schlüssel\n", "utf-8")
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    code = "import sys; from watermark.cli import main; sys.exit(main())"
+    line = [sys.executable, "-c", code, "key", "create", "bob", "--passphrase-file", "words"]
+    subprocess.run(line, env=os.environ | ascii_only, check=True)
+    assert [entry.name for entry in KeyStore(desk / "keys.db").list()] == ["alice", "bob"]
+
+
 def test_passphrases_are_asked_for_at_a_terminal(desk):
     code, shown = at_terminal("treering key encrypt", WORDS, OTHER_WORDS, WORDS, WORDS)
     assert code == 0, shown

@@ -379,6 +379,8 @@ def test_bad_arguments_are_named():
         invert_diffusion(model, torch.full((1, 4, 8, 8), torch.nan))
     with pytest.raises(ValueError, match="2 prompts for a batch of 3"):
         sample(model, Z.float(), prompt=["a", "b"])
+    with pytest.raises(ValueError, match=r"the prompt 'a \\udcff' is not Unicode text"):
+        sample(model, Z.float(), prompt=["a", "b", "a \udcff"])
     with pytest.raises(ValueError, match="strings"):
         sample(model, Z.float(), prompt=torch.zeros(3, 3, 64, 64))
     with pytest.raises(ValueError, match="steps"):

@@ -73,7 +73,7 @@ def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         expose_value=False,
         callback=lambda context, _, file: context.meta.update({FILE_IN_META: file}),
-        help="File whose first line opens an encrypted key store. [default: $TREERING_PASSPHRASE, or ask]",
+        help="File whose first line (UTF-8) opens an encrypted store. [default: $TREERING_PASSPHRASE, or ask]",
     )(command)
     return click.option(
         "--store",

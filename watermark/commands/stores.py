@@ -41,7 +41,7 @@ def given_passphrase() -> str | None:
     file: Path | None = click.get_current_context().meta.get(FILE_IN_META)
     if file is None:
         return os.environ.get("TREERING_PASSPHRASE") or None
-    first = os.fsdecode(b"".join(file.read_bytes().splitlines()[:1]))
+    first = b"".join(file.read_bytes().splitlines()[:1]).decode("utf-8", "surrogateescape")  # wherever it is read
     if not first:
         raise Trouble(f"{file} has no passphrase in its first line")
     return first
