@@ -33,7 +33,6 @@ import click
 import numpy as np
 
 from benchmarks.calibration_report import draw, readme_table
-from benchmarks.kept import made_of
 from benchmarks.null_images import FAMILIES, PHOTOGRAPHS
 from benchmarks.null_noise import Recovery, recovered, to_ship, verifier_of
 from benchmarks.null_tests import WHITE, Nulls, nulls_of, tests
@@ -114,7 +113,7 @@ def main(quick: bool, output: Path) -> None:
     noise = recovered(model, run.recovery, output)
     verifier = verifier_of(model, run.recovery)
     to_ship(noise, verifier, run.shipped).save(output / "calibration.safetensors")
-    settings = run.recovery.settings | made_of(model.name)
+    settings = run.recovery.settings(model)
     settings |= {
         "quick": run.quick,
         "photographs": sum(map(len, PHOTOGRAPHS.values())),

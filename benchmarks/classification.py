@@ -26,8 +26,8 @@ white noise only.
 
 Methods are compared on the same pictures, by the sign test over prompts. The comparison that matters was chosen
 before any of these pictures was made: our default against the encoder, many weak keys, prompt unknown. All other p
-are corrected by Holm's procedure. Wilson's intervals take pictures to be independent, although three have one
-prompt in most sets.
+are corrected by Holm's procedure. Intervals are over prompts, and hold for the keys of a set, of which most have
+three.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
 from benchmarks.classification_costs import memory, seconds
-from benchmarks.classification_keys import NONE, KeySet, angles, distances, key_sets, marked_noise, mcnemar, wilson
+from benchmarks.classification_keys import NONE, KeySet, angles, distances, key_sets, marked_noise, mcnemar, share
 from benchmarks.classification_latents import (
     KNOWN,
     METHODS,
@@ -97,12 +97,12 @@ def classify(own: KeySet, rule: str, z: Array, unmarked: Array) -> dict[str, Any
     right, named = closest == truth, answer == truth
     out: dict[str, Any] = {
         "right": digits(right),
-        "classified": wilson(int(right.sum()), len(right)),
+        "classified": share(right, own.per_prompt),
         "named right": digits(named),
-        "named": wilson(int(named.sum()), len(named)),
+        "named": share(named, own.per_prompt),
         "none": int((answer == nobody).sum()),
         "another": int(((answer != nobody) & ~named).sum()),
-        "unmarked named": wilson(int((others != nobody).sum()), len(others)) if len(others) else None,
+        "unmarked named": share(others != nobody) if len(others) else None,
     }
     if nobody <= 4:
         true_class = np.concatenate([truth, np.full(len(others), nobody)])

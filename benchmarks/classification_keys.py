@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from benchmarks.rates import interval
 from watermark.detection import TINY, angle_test
 from watermark.features import Array, noise_vector
 from watermark.foreign import ArrayKey, conjugate_bins, detect_array
@@ -154,10 +155,20 @@ def distances(keys: Sequence[ArrayKey], z: Array, *, hermitian: bool = False) ->
     return np.stack([np.abs(bins - value[mask]).mean(1) for value in values], axis=1)
 
 
-def wilson(hits: int, trials: int) -> dict[str, object]:
-    """A rate with its 95 % Wilson interval."""
-    interval = stats.binomtest(hits, trials).proportion_ci(0.95, "wilson")
-    return {"hits": hits, "trials": trials, "rate": hits / trials, "ci95": [interval.low, interval.high]}
+def share(right: NDArray[np.bool_], per_prompt: int = 1) -> dict[str, object]:
+    """How many pictures are right, with a 95 % interval for these keys.
+
+    Wilson's, or where so many in turn have one prompt a percentile bootstrap over prompts, see
+    :func:`benchmarks.rates.interval`.
+    """
+    hits, trials = int(right.sum()), len(right)
+    if per_prompt == 1:
+        wilson = stats.binomtest(hits, trials).proportion_ci(0.95, "wilson")
+        ends = [wilson.low, wilson.high]
+    else:
+        _, both, _ = interval(right[:, None].astype(np.float64), np.arange(trials) // per_prompt)
+        ends = both[:, 0].tolist()
+    return {"hits": hits, "trials": trials, "rate": hits / trials, "ci95": ends}
 
 
 def mcnemar(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], per_prompt: int = 1) -> dict[str, Any]:

@@ -54,9 +54,10 @@ def measure(
     solver, steps, compare = METHODS[name]
     if quick:
         steps, compare = 6, 3
-    if found.get("solver") != described(solver):
+    what = f"{described(solver)}, {steps} iterations, {compare} compared with the last"
+    if found.get("solver") != what:
         found.clear()
-        found["solver"] = described(solver)
+        found["solver"] = what
     columns = [found.setdefault(column, []) for column in ("beta", "distance", "smallest local ratio")]
     left = list(pictures.chunks(CHUNK))[len(columns[0]) // CHUNK :]
     for _, x in track(left, name, console=Console(stderr=True)):
@@ -126,7 +127,7 @@ def main(quick: bool, output: Path) -> None:
         "weights": weights("sapling"),
     }
     result = {"methods": {}} | resume("cocoercivity", settings, output)
-    ae = LatentDiffusionModel.load("sapling").autoencoder
+    ae = LatentDiffusionModel.load("sapling", dtype="fp32").autoencoder
     pictures = generated(settings["pictures"], seed=settings["seed"], steps=25)
     for name in METHODS:
         found = result["methods"].setdefault(name, {})

@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks import tiny_autoencoder
 from benchmarks.decoder_inversion_costs import memory, unit_costs
 from benchmarks.decoder_inversion_report import bars, draw, readme_table
-from benchmarks.kept import described, weights
+from benchmarks.kept import decoder_inversion, described, weights
 from benchmarks.latents import Pictures, generated, nmse, off_range, video
 from benchmarks.record import RESULTS, rate, resume, write
 from inversion import Autoencoder, LatentDiffusionModel, Solution, invert_decoder
@@ -241,6 +241,7 @@ def main(quick: bool, runs: int | None, output: Path) -> None:
         wanted = list(dict.fromkeys(wanted))
     settings: dict[str, Any] = {"pictures": count, "survey pictures": crowd, "seed": 1, "quick": quick}
     settings |= {"chunk": CHUNK, "weights": weights("sapling")}
+    settings["methods"] = [decoder_inversion(method) for method in ("anderson", "shrinkage")]
     result = {"runs": {}} | resume("decoder_inversion", settings, output)
     models = {d: LatentDiffusionModel.load("sapling", dtype=d).autoencoder for d in ("fp32", "bf16")}
     pictures = generated(count, seed=1)

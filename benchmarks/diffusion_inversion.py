@@ -27,7 +27,7 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks.diffusion_inversion_report import FEW, METHODS, bars, draw, means, readme_table
-from benchmarks.kept import weights
+from benchmarks.kept import decoder_inversion, weights
 from benchmarks.latents import GUIDANCE, Pictures, generated, nmse
 from benchmarks.record import RESULTS, resume, write
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion, sample
@@ -156,9 +156,9 @@ def main(quick: bool, output: Path) -> None:
     """Measure diffusion inversion on Sapling."""
     count, made_with = (6, 4) if quick else (72, 50)
     settings: dict[str, Any] = {"pictures": count, "seed": 3, "quick": quick, "steps of generation": made_with}
-    settings |= {"weights": weights("sapling")}
+    settings |= {"weights": weights("sapling"), "decoder inversion": decoder_inversion("anderson")}
     result = {"cells": {}} | resume("diffusion_inversion", settings, output)
-    model = LatentDiffusionModel.load("sapling")
+    model = LatentDiffusionModel.load("sapling", dtype="fp32")
     pictures = generated(count, seed=3, steps=made_with, all_marked=True, kind="dense")
     chunks = [x for _, x in pictures.chunks(BATCH)]
     latents = {

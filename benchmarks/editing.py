@@ -244,7 +244,7 @@ def main(quick: bool, output: Path) -> None:
     """Measure how well edits preserve the background."""
     run = QUICK if quick else FULL
     torch.set_num_threads(1)  # so that CPU seconds are those of work
-    model = LatentDiffusionModel.load("sapling")
+    model = LatentDiffusionModel.load("sapling", dtype="fp32")
     settings = asdict(run) | {"seed": SEED, "guidance": GUIDANCE, "mask": list(EDGES), "quick": quick}
     settings |= made_of(model.name) | {"methods": {way: decoder_inversion(kind) for way, kind in KINDS.items()}}
     settings |= {"rates": list(RATES), "dtype": str(model.dtype).removeprefix("torch.")}

@@ -109,8 +109,11 @@ def fuzzed(target: str, runs: int) -> Found:
 
 def readme_table(result: Found) -> str:
     """The result as a table in Markdown."""
-    lines = ["| files | runs | kept for new coverage | read | refused, inconclusive or unreadable | failures |"]
-    lines.append("|---|---|---|---|---|---|")
+    lines = [
+        "| files | runs | corpus in the end, with what it began with | read | refused, inconclusive or unreadable "
+        "| failures |",
+        "|---|---|---|---|---|---|",
+    ]
     for target, found in result["found"].items():
         runs, read = sum(found["counts"].values()), found["counts"].get("read", 0)
         failures = found["counts"].get("failure", 0)

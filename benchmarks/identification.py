@@ -39,7 +39,6 @@ from benchmarks.attacks import SIX
 from benchmarks.identification_keys import KINDS, OURS, TESTS, Keys, all_keys, our_key
 from benchmarks.identification_noise import CONDITIONS, SEED, Run, in_plan, recovered
 from benchmarks.identification_report import draw, readme_table
-from benchmarks.kept import made_of
 from benchmarks.record import RESULTS, rate, resume, write
 from inversion import LatentDiffusionModel
 from watermark.features import Array
@@ -181,10 +180,10 @@ def speed(model: LatentDiffusionModel, run: Run, keys: Keys, noise: Array) -> di
 def main(quick: bool, output: Path) -> None:
     """Measure identification among many keys on Sapling."""
     run = QUICK if quick else FULL
-    model = LatentDiffusionModel.load("sapling")
+    model = LatentDiffusionModel.load("sapling", dtype="fp32")
     transforms = {"as it is": IDENTITY, "searched": wide_transforms(model.latent_shape)}
     searched = {"transformations": len(transforms["searched"]), "keys": list(run.families)}
-    result = {"cells": {}} | resume("identification", run.noise_settings | made_of(model.name) | searched, output)
+    result = {"cells": {}} | resume("identification", run.settings(model) | searched, output)
     noise = recovered(model, run, output)
     channels, height, width = model.latent_shape
     keys = all_keys(max(run.families), (channels, height, width))

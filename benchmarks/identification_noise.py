@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.attacks import ATTACKS, SIX
 from benchmarks.identification_keys import KINDS, OURS, our_key, their_key
-from benchmarks.kept import decoder_inversion, keep, kept, kept_file, made_of
+from benchmarks.kept import decoder_inversion, diffusion_inversion, keep, kept, kept_file, made_of
 from inversion import LatentDiffusionModel, sample
 from inversion.embedded import data_folder
 from watermark.features import Array
@@ -39,8 +39,7 @@ class Run:
     inversion_steps: int
     families: tuple[int, ...]
 
-    @property
-    def noise_settings(self) -> dict[str, Any]:
+    def settings(self, model: LatentDiffusionModel) -> dict[str, Any]:
         """What the recovered noise depends on."""
         return {
             "pictures": self.pictures,
@@ -49,7 +48,8 @@ class Run:
             "steps of generation": self.steps,
             "guidance": GUIDANCE,
             "decoder": decoder_inversion(self.decoder),
-            "steps of inversion": self.inversion_steps,
+            "diffusion inversion": diffusion_inversion(model, self.inversion_steps),
+            **made_of(model.name),
         }
 
 
@@ -87,7 +87,7 @@ def attacked(images: list[Image.Image], condition: str) -> list[Image.Image]:
 
 def recovered(model: LatentDiffusionModel, run: Run, folder: Path) -> dict[str, Array]:
     """The noise of every picture under every attack, (pictures, C, h, w), as far as it is not in the folder."""
-    path = kept_file(folder, "identification", run.noise_settings | made_of(model.name))
+    path = kept_file(folder, "identification", run.settings(model))
     noise = kept(path)
     verifier = Verifier(
         model, {"any": our_key(0, "dense")}, steps=run.inversion_steps, decoder=run.decoder, batch_size=BATCH

@@ -18,7 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inversion.decoder import PUBLISHED, STEPS
+from inversion import LatentDiffusionModel
+from inversion.anderson import anderson
+from inversion.decoder import PATIENCE, PUBLISHED, STEPS
+from inversion.diffusion import choose
 from inversion.embedded import data_folder, sapling_folder
 from inversion.shrinkage import DOUBT, TOLERANCE
 
@@ -88,14 +91,18 @@ def digest_of(files: Iterable[Path]) -> str:
 
 def decoder_inversion(method: str) -> str:
     """A method of :func:`inversion.invert_decoder` with all that it depends on, in words."""
+    if method == "encoder":
+        return method
     steps = f"{method}, {STEPS[method]} updates, to {TOLERANCE:.4g}"
     if method in PUBLISHED:
         return f"{steps}, {described(PUBLISHED[method])}"
-    return {
-        "anderson": steps,
-        "shrinkage": f"{steps}, c = {DOUBT:g}",
-        "encoder": method,
-    }[method]
+    ours = f"{steps}, patience {PATIENCE}, {described(anderson)}"
+    return {"anderson": ours, "shrinkage": f"{ours}, c = {DOUBT:g}"}[method]
+
+
+def diffusion_inversion(model: LatentDiffusionModel, steps: int) -> str:
+    """The default of :func:`inversion.invert_diffusion` with its steps, in words."""
+    return f"{choose(model.schedule(steps))}, {steps} steps"
 
 
 def described(function: Any) -> str:  # noqa: ANN401 - a function or a partial one

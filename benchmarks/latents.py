@@ -64,7 +64,7 @@ def generated(
     in float32 whatever the dtype of the diffusion network.
     """
     model = LatentDiffusionModel.load("sapling", dtype=dtype)
-    decode = LatentDiffusionModel.load("sapling").autoencoder.decode
+    decode = LatentDiffusionModel.load("sapling", dtype="fp32").autoencoder.decode
     lines = (data_folder() / "prompts" / "sapling.txt").read_text(encoding="utf-8").splitlines()
     rng = np.random.default_rng(seed)
     order = np.concatenate([rng.permutation(len(lines)) for _ in range(-(-count // len(lines)))])

@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.kept import decoder_inversion, keep, kept, kept_file, made_of
+from benchmarks.kept import decoder_inversion, diffusion_inversion, keep, kept, kept_file, made_of
 from benchmarks.null_images import BATCH, FAMILIES, GUIDANCE, OWN, SEED, photographs, pictures, secret_key
 from inversion import LatentDiffusionModel
 from inversion.fingerprint import fingerprint
@@ -43,8 +43,7 @@ class Recovery:
     decoder: str
     inversion_steps: int
 
-    @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self, model: LatentDiffusionModel) -> dict[str, Any]:
         """What the recovered noise depends on."""
         return {
             "pictures": dict(zip(FAMILIES, self.counts, strict=True)),
@@ -54,7 +53,8 @@ class Recovery:
             "steps of generation": self.steps,
             "guidance": GUIDANCE,
             "decoder": decoder_inversion(self.decoder),
-            "steps of inversion": self.inversion_steps,
+            "diffusion inversion": diffusion_inversion(model, self.inversion_steps),
+            **made_of(model.name),
         }
 
 
@@ -80,7 +80,7 @@ def noise_of(verifier: Verifier, images: Sequence[Image.Image]) -> NDArray[np.fl
 
 def recovered(model: LatentDiffusionModel, how: Recovery, folder: Path) -> dict[str, NDArray[np.float32]]:
     """Noise (B, C, h, w) of every family, and of marked pictures in other ways, as far as the folder lacks it."""
-    path = kept_file(folder, "calibration", how.settings | made_of(model.name))
+    path = kept_file(folder, "calibration", how.settings(model))
     noise = kept(path)
     plain = verifier_of(model, how)
     encoder, all_the_way = (verifier_of(model, how, decoder) for decoder in ("encoder", "anderson"))

@@ -12,13 +12,14 @@ conjugates. Pictures of the same prompts and seeds that carry keys of ours, test
 verifier's default transformations, unwhitened, show the two systems side by side.
 
 Power is compared at the threshold that one in a thousand of all pairs of an attacked negative and a key passes,
-which nobody knows who does not know the attack; intervals are by a bootstrap over pictures, the same ones for all
-rules. L1 distances are standardised for every key on the same negatives. What the rules do by themselves is beside
-it: at their own p, at the thresholds 50 and 77 that are in use (for latents of 64 × 64; in proportion here) for raw
-distances, and at a threshold set on every second of the clean negatives; its false positives are those of the rest.
-Where it is known how keys were drawn, as here, verdicts take the angle between draws, whose p is exact, see
-:mod:`watermark.draws`. Of others they count how many null images fit as well by the angle between bins; this is
-here, too, for the model's null images, none of which carries another key of that code.
+which nobody knows who does not know the attack; intervals are by a bootstrap over pictures and keys, the same ones
+for all rules. L1 distances are standardised for every key on the same negatives. What the rules do by themselves is
+beside it: at their own p, at the thresholds 50 and 77 that are in use (for latents of 64 × 64; in proportion here)
+for raw distances, and at a threshold set on every second of the clean negatives; its false positives are those of
+the rest. Where it is known how keys were drawn, as here, verdicts take the angle between draws, whose p is exact,
+see :mod:`watermark.draws`. Of others they count how many null images fit as well by the angle between bins; this is
+here, too, for the model's null images, none of which carries another key of that code. (Sapling's null images of
+the same initial noise as a negative are left out.)
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.peers_report import draw, readme_table
-from benchmarks.rates import interval, tidy
+from benchmarks.rates import over_both, tidy
 from benchmarks.record import RESULTS, rate, write
 from benchmarks.robustness import FULL, QUICK, RECOVERIES, scores_of
 from benchmarks.robustness_noise import ENCODER, FORGERY, OURS, REMOVAL, Cell, recovered
-from benchmarks.robustness_pictures import KINDS, NOBODY, load, own_number
+from benchmarks.robustness_pictures import KINDS, NOBODY, SEED, load, own_number
 from benchmarks.scores import (
     DRAWS,
     EXACT,
@@ -118,8 +119,16 @@ def null_fits(model: LatentDiffusionModel, own: Sequence[int], nobody: Sequence[
     file = calibration_file(model)
     if not file.is_file():
         return None
-    noise = Calibration.load(file).noise
+    nulls = Calibration.load(file)
+    noise = nulls.noise[~twins(nulls.families, len(own))]
     return misfits(ANGLE, noise, nobody), misfits(ANGLE, noise, own)
+
+
+def twins(families: Sequence[str], pictures: int) -> NDArray[np.bool_]:
+    """Which null images of :mod:`benchmarks.calibration` start from the noise of so many unmarked pictures."""
+    unmarked = np.array([family == "unmarked" for family in families])
+    number = unmarked.cumsum() - 1
+    return unmarked & (number >= SEED) & (number < SEED + pictures)
 
 
 def counted(s: Scores, nulls: Nulls) -> Scores:
@@ -142,18 +151,11 @@ def counted(s: Scores, nulls: Nulls) -> Scores:
 
 def taken(s: Scores, limit: float, rest: NDArray[np.bool_] | slice = slice(None)) -> Json:
     """What passes a threshold: marked pictures, of the negatives all or the rest, and those with other keys."""
-    mean, both, _ = interval((s.null[rest] <= limit).mean(1)[:, None], s.units[rest])
     return {
         "found": rate(int((s.own <= limit).sum()), len(s.own)),
-        "false": {"rate": tidy(mean[0]), "ci95": tidy(both[:, 0])},
-        "other keys": other_keys(s, limit),
+        "false": over_both(s.null[rest] <= limit, s.units[rest]),
+        "other keys": over_both(s.other_keys <= limit, np.arange(len(s.other_keys))),
     }
-
-
-def other_keys(s: Scores, limit: float) -> Json:
-    """How many pairs of a picture with a key of the same code and another key pass a threshold."""
-    mean, both, _ = interval((s.other_keys <= limit).mean(1)[:, None], np.arange(len(s.other_keys)))
-    return {"rate": tidy(mean[0]), "ci95": tidy(both[:, 0])}
 
 
 def power(found: Found, conditions: tuple[str, ...]) -> Json:

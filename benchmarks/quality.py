@@ -7,12 +7,12 @@ Every kind of mark has twelve keys; every key marks pictures of two prompts, fou
 there are four keys, of ``zeros`` one in effect: theirs come again with other prompts, and what is said of them
 holds for these keys, not for others.) The same seeds make unmarked pictures. Other seeds make two more sets of
 these: a control, which says what the tests make of no mark at all, and one that decides what is looked at.
-Intervals and tests are over keys, but those of the Fréchet distance, which are over pictures; p are by Holm, over
-all kinds of mark. All kinds share their seeds, and with them chance.
+Intervals and tests are over keys, but those of the Fréchet distance and of noise, which are over pictures; p are by
+Holm, over all kinds of mark. All kinds share their seeds, and with them chance.
 
 - *Marked*: which share of the noise's transform the mark changes, and how much of the noise's energy.
 - *Distribution*: moments of noise by channel, by Kolmogorov–Smirnov tests against fresh white noise, and of
-  latents, against those of the same seeds.
+  latents, against those of the same seeds, by a test that changes the signs of keys' differences.
 - *Fréchet distance* from the unmarked pictures of the same seeds, less what random swaps of the two leave. The
   features are the diffusion network's innermost activations, which follow what a picture shows, and the energies
   and colours that random convolutions see, which do not depend on the model. Neither needs a download; the numbers

@@ -117,7 +117,9 @@ class Networks:
     def load(cls) -> Networks:
         """Both from the embedded model."""
         pipe = StableDiffusionPipeline.from_pretrained(sapling_folder(), dtype=torch.bfloat16)
-        return cls(LatentDiffusionModel.load("sapling"), LatentDiffusionModel.from_pipeline(pipe), pipe.unet)
+        return cls(
+            LatentDiffusionModel.load("sapling", dtype="fp32"), LatentDiffusionModel.from_pipeline(pipe), pipe.unet
+        )
 
     def picture(self, z: Tensor) -> Tensor:
         """What a PNG file keeps of latents, (n, 3, H, W)."""

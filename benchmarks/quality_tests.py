@@ -46,30 +46,54 @@ def moments(values: Array) -> Array:
     return np.stack([flat.mean(2), flat.std(2), stats.kurtosis(flat, axis=2)], axis=2)
 
 
-def distribution(own: Array, tests: NDArray[np.floating]) -> Json:
-    """Moments (n, C, 3) on average, and the smallest p of tests (C, 3), times their number."""
-    channel, moment = np.unravel_index(int(tests.argmin()), tests.shape)
+def distribution(own: Array, p: float, most: NDArray[np.floating]) -> Json:
+    """Moments (n, C, 3) on average, p that none is different, and which one differs ``most`` (C, 3)."""
+    channel, moment = np.unravel_index(int(most.argmax()), most.shape)
     return {
         "mean": own[..., 0].mean(0).tolist(),
         "std": own[..., 1].mean(0).tolist(),
         "kurtosis": own[..., 2].mean(0).tolist(),
-        "p": float(min(1.0, tests.size * tests.min())),
+        "p": p,
         "differs most in": f"{('mean', 'std', 'kurtosis')[moment]} of channel {channel}",
     }
 
 
 def noise_distribution(noise: Array, fresh: Array) -> Json:
-    """Moments of noise (n, C, h, w), by Kolmogorov–Smirnov tests against those of fresh white noise (N, C, 3)."""
+    """Moments of noise (n, C, h, w), by Kolmogorov–Smirnov tests against those of fresh white noise (N, C, 3).
+
+    The smallest p is multiplied by the number of moments.
+    """
     own = moments(noise)
-    tests = [[stats.ks_2samp(own[:, c, m], fresh[:, c, m]).pvalue for m in range(3)] for c in range(own.shape[1])]
-    return distribution(own, np.array(tests))
+    each = [[stats.ks_2samp(own[:, c, m], fresh[:, c, m]).pvalue for m in range(3)] for c in range(own.shape[1])]
+    tests = np.array(each)
+    return distribution(own, float(min(1.0, tests.size * tests.min())), -tests)
 
 
 def latent_distribution(latents: Array, unmarked: Array, keys: int) -> Json:
-    """Moments of latents (n, C, h, w), by Wilcoxon's test of what a key changes of those of the same seeds."""
+    """Moments of latents (n, C, h, w), by :func:`flipped` of what a key changes of those of the same seeds."""
     own = moments(latents)
     change = by_key(own - moments(unmarked), keys)
-    return distribution(own, np.apply_along_axis(wilcoxon, 0, change))
+    p, t = flipped(change.reshape(keys, -1))
+    return distribution(own, p, t.reshape(change.shape[1:]))
+
+
+def flipped(values: Array) -> tuple[float, Array]:
+    """P that all columns of values (n, d) are symmetric about 0, and |t| of each, (d,).
+
+    The largest |t| of all columns is compared with that of every way to change the signs of rows (Westfall & Young
+    1993), 2ⁿ in all: p is at least 2¹⁻ⁿ, however many columns there are.
+    """
+    n = len(values)
+    energy = np.square(values).sum(0)
+
+    def t(signs: Array) -> Array:
+        mean = signs @ values / n
+        spread = np.sqrt(np.maximum(energy - n * mean**2, 1e-12 * energy) / max(n - 1, 1) / n)
+        return np.abs(mean) / np.where(energy > 0, spread, 1.0)
+
+    every = 1.0 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
+    largest, own = t(every).max(1), t(np.ones((1, n)))[0]
+    return float((largest >= own.max() * (1 - 1e-9)).mean()), own
 
 
 def principal(reference: Array, dimensions: int) -> Callable[[Array], Array]:

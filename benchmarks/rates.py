@@ -53,6 +53,30 @@ def interval(shares: Array, units: Rows) -> tuple[Array, Array, Array]:
     return shares.mean(0), q[:2], q[2:]
 
 
+def over_both(found: NDArray[np.bool_], units: Rows) -> Json:
+    """The share of pairs (n, K) of an image and a key, with a 95 % interval over units of images and over keys.
+
+    What all images have in common, as after an attack that cuts the same corners, meets every key with its own
+    luck, of which more images tell nothing. So the variances of either clustering are added, less that of the
+    pairs, which is in both (Cameron, Gelbach & Miller 2011, doi:10.1198/jbes.2010.07136); the interval is symmetric
+    on a logarithmic scale. Where there is nothing but zeros or ones it is that of :func:`interval`.
+    """
+    _, keys = found.shape
+    share = found.mean()
+    if not 0 < share < 1:
+        mean, both, _ = interval(found.mean(1)[:, None], units)
+        return {"rate": tidy(mean[0]), "ci95": tidy(both[:, 0])}
+    names, number = np.unique(units, return_inverse=True)
+    pairs = np.zeros((len(names), keys))
+    np.add.at(pairs, number, found - share)
+    of_units, of_keys = (
+        np.square(pairs.sum(axis)).sum() * size / max(size - 1, 1) for axis, size in ((1, len(names)), (0, keys))
+    )
+    variance = max(of_units + of_keys - np.square(pairs).sum(), of_units, of_keys)
+    ratio = np.exp(stats.norm.isf(0.025) * np.sqrt(variance) / found.size / share)
+    return {"rate": tidy(share), "ci95": tidy([share / ratio, min(share * ratio, 1.0)])}
+
+
 def clopper_pearson(hits: Rows, images: int, tail: float) -> tuple[Array, Array]:
     """Ends (K,) of intervals for rates, with so much probability beyond either."""
     low = np.where(hits == 0, 0.0, stats.beta.ppf(tail, np.maximum(hits, 1), images - hits + 1))

@@ -129,7 +129,7 @@ def scores_of(noise: Noise, test: str, condition: str, recovery: str, keys: int)
 
 
 def average(found: list[Outcome], nominal: bool) -> Json:
-    """Means over conditions, with bootstrap intervals over pictures."""
+    """Means over conditions, with bootstrap intervals; see :class:`benchmarks.scores.Outcome`."""
     each = {
         f"at rate {level:g}": ([f.hits[i] for f in found], [f.shares[i] for f in found])
         for i, level in enumerate(LEVELS)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from benchmarks.kept import keep, kept, kept_file, made_of
+from benchmarks.kept import diffusion_inversion, keep, kept, kept_file, made_of
 from inversion import LatentDiffusionModel, sample
 from inversion.decoder import STEPS
 from inversion.embedded import data_folder
@@ -76,10 +76,11 @@ class Run:
             "seed": SEED,
             "steps of generation": self.steps,
             "guidance": GUIDANCE,
+            "strength": STRENGTH,
             "iterations of decoder inversion": self.decoder_steps or STEPS["anderson"],
             "iterations of the published ones": self.published_steps,
             "key of tree-ring code": TREE_RING,
-            "steps of inversion": self.inversion_steps,
+            "diffusion inversion": diffusion_inversion(model, self.inversion_steps),
         }
 
 

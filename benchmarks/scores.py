@@ -2,8 +2,8 @@
 
 A score says how badly a key fits: p, where there is one, else a distance. Marked pictures have one, with the key
 they carry. Pictures that do not carry the keys have one for each of many keys, as secret keys are drawn: what is
-averaged over keys is then known from few pictures. Pairs of picture and key are not independent, so all intervals
-are over pictures.
+averaged over keys is then known from few pictures. Pairs of picture and key are not independent, so intervals
+are over pictures and, where keys that nobody has are counted, over these as well.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from benchmarks.null_tests import Rows, our_p, their_p
-from benchmarks.rates import interval, tidy
+from benchmarks.rates import over_both, tidy
 from benchmarks.record import rate
 from benchmarks.robustness_pictures import our_key, their_key
 from benchmarks.usual_recipes import chi_square
@@ -68,6 +68,10 @@ class Scores:
     def resampled(self) -> Array:
         """(R, m) how often each of the others is drawn."""
         return resampled(int(self.units.max()) + 1)[:, self.units]
+
+    def keys_resampled(self) -> Array:
+        """(R, K) how often each of the keys that nobody has is drawn."""
+        return resampled(self.null.shape[1], of="keys")
 
 
 def misfits(test: str, noise: NDArray[np.floating], numbers: Sequence[int]) -> Array:
@@ -156,27 +160,29 @@ def their_keys(numbers: tuple[int, ...], shape: tuple[int, ...]) -> list[ArrayKe
 
 
 @lru_cache(maxsize=8)
-def resampled(units: int) -> Array:
-    """(resamplings, units) how often each picture is drawn."""
-    rng = np.random.default_rng(units)
+def resampled(units: int, of: str = "pictures") -> Array:
+    """(resamplings, units) how often each picture is drawn, or each key, independently."""
+    rng = np.random.default_rng([units, len(of)])
     return rng.multinomial(units, np.full(units, 1 / units), RESAMPLINGS).astype(np.float64)
 
 
-def thresholds(null: Array, levels: Sequence[float], weights: Array) -> Array:
+def thresholds(null: Array, levels: Sequence[float], weights: Array, of_keys: Array | None = None) -> Array:
     """(L, R) the largest score that at most a share ``level`` of all pairs (m, K) reaches, −∞ if there is none.
 
-    ``weights`` (R, m) say how often each picture counts.
+    ``weights`` (R, m) say how often each picture counts, and ``of_keys`` (R, K) how often each key, if not once.
     """
+    of_keys = np.ones((1, null.shape[1])) if of_keys is None else of_keys
+    drawn_keys = np.broadcast_to(of_keys, (len(weights), null.shape[1]))
     order = np.argsort(null, axis=None)[: int(np.ceil(5 * max(levels) * null.size))]
-    low, picture = null.ravel()[order], order // null.shape[1]
+    low, (picture, key) = null.ravel()[order], np.divmod(order, null.shape[1])
     ends = np.flatnonzero(np.append(low[1:] > low[:-1], True))  # scores that tie are reached together
     limits = np.append(-np.inf, low[ends])
     out = np.empty((len(levels), len(weights)))
     for start in range(0, len(weights), AT_ONCE):
-        drawn = weights[start : start + AT_ONCE]
-        reached = drawn[:, picture].cumsum(1)[:, ends]
+        drawn, with_key = weights[start : start + AT_ONCE], drawn_keys[start : start + AT_ONCE]
+        reached = (drawn[:, picture] * with_key[:, key]).cumsum(1)[:, ends]
         for i, level in enumerate(levels):
-            most = level * drawn.sum(1, keepdims=True) * null.shape[1]
+            most = level * drawn.sum(1, keepdims=True) * with_key.sum(1, keepdims=True)
             out[i, start : start + AT_ONCE] = limits[(reached <= most * (1 + 1e-9)).sum(1)]
     return out
 
@@ -189,9 +195,10 @@ class Outcome:
         scores: the scores.
         limits: (L,) empirical thresholds.
         hits: (L, n) which marked pictures are found there.
-        shares: (L, R) how many of them in every resampling of pictures of both kinds, so that thresholds vary, too.
+        shares: (L, R) how many of them in every resampling of pictures of both kinds and of keys that nobody has,
+            so that thresholds vary, too.
         area: under the ROC curve.
-        areas: (R,) that of every resampling.
+        areas: (R,) that of every resampling of pictures.
     """
 
     scores: Scores
@@ -206,7 +213,7 @@ def outcome(s: Scores) -> Outcome:
     """Rates at empirical thresholds, and the ROC curve's area."""
     n, m = len(s.own), len(s.null)
     limits = thresholds(s.null, LEVELS, np.ones((1, m)))
-    again = thresholds(s.null, LEVELS, s.resampled())
+    again = thresholds(s.null, LEVELS, s.resampled(), s.keys_resampled())
     shares = np.stack([((s.own <= limit[:, None]) * resampled(n)).sum(1) / n for limit in again])
     return Outcome(s, limits[:, 0], s.own <= limits, shares, *area(s))
 
@@ -240,10 +247,10 @@ def measure(found: Outcome, nominal: bool) -> dict[str, Any]:
     """Everything that a table shows.
 
     - ``at p``: where the score is a p, the share found at a level that p states, with Clopper–Pearson intervals,
-      and the share of false positives there, averaged over keys, with an interval over pictures.
+      and the share of false positives there, averaged over keys, with an interval over pictures and keys.
     - ``at rate``: the share found at the threshold that so many of the other pictures pass, over all keys. The
-      interval is the wider, at either end, of Clopper–Pearson's and of a bootstrap of both kinds of pictures. None
-      where there are too few pairs.
+      interval is the wider, at either end, of Clopper–Pearson's and of a bootstrap of both kinds of pictures and of
+      keys. None where there are too few pairs.
     - ``other keys``: at either, the share of pairs of a picture with a key of the same code and another key.
     - ``area``: under the ROC curve, bootstrap; says nothing of its error where it is 1.
     """
@@ -261,10 +268,9 @@ def measure(found: Outcome, nominal: bool) -> dict[str, Any]:
     if nominal:
         out["at p"] = {}
         for level in (*LEVELS, VERDICT):
-            mean, both, _ = interval((s.null <= level).mean(1)[:, None], s.units)
-            false = {"rate": tidy(mean[0]), "ci95": tidy(both[:, 0])}
+            false = {"false": over_both(s.null <= level, s.units)}
             others = {"other keys": tidy((s.other_keys <= level).mean())}
-            out["at p"][f"{level:g}"] = rate(int((s.own <= level).sum()), len(s.own)) | {"false": false} | others
+            out["at p"][f"{level:g}"] = rate(int((s.own <= level).sum()), len(s.own)) | false | others
         out["median p"] = tidy(np.median(s.own))
     return out
 

@@ -32,6 +32,7 @@ from PIL import Image, PngImagePlugin
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.kept import weights
 from benchmarks.record import RESULTS, write
 from benchmarks.throughput_report import draw, growth, readme_table
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion
@@ -214,7 +215,7 @@ def memory(verifier: Verifier, made_with: str, files: Sequence[str], run: Run, f
 def main(quick: bool, output: Path) -> None:
     """Measure the throughput and the memory of verification on Sapling."""
     run = QUICK if quick else FULL
-    model = LatentDiffusionModel.load("sapling")
+    model = LatentDiffusionModel.load("sapling", dtype="fp32")
     verifier = Verifier(
         model,
         {"key": KEY},
@@ -228,7 +229,7 @@ def main(quick: bool, output: Path) -> None:
         files = make_files(model, run, folder)
         made_with = configuration(verifier)
         result = {
-            "settings": asdict(run),
+            "settings": asdict(run) | {"weights": weights("sapling")},
             "in turns": in_turns(verifier, made_with, files, run, folder),
             "milliseconds an image": stages(verifier, files, run, folder),
             "memory": memory(verifier, made_with, files, run, folder),

@@ -33,6 +33,9 @@ STEPS = {
 }
 """The methods, and how many updates each makes unless told otherwise."""
 
+PATIENCE = 5
+"""How many evaluations without gain end ``anderson`` and ``shrinkage``."""
+
 PUBLISHED: dict[str, Callable[..., Solution]] = {
     "forward_step": partial(solvers.forward_step, step_size=0.5),
     "inertial_km": solvers.inertial_km,
@@ -127,7 +130,7 @@ def solve_chunk(
     """One chunk of samples by one method, with its published or measured parameters."""
     b, residual = (decoder_gradient if method == "gradient" else decoder_residual)(autoencoder, x)
     if method in ("anderson", "shrinkage"):
-        solution = anderson(residual, b, replace(stop, patience=5), callback=callback)
+        solution = anderson(residual, b, replace(stop, patience=PATIENCE), callback=callback)
         return shrink(solution, b, residual) if method == "shrinkage" else solution
     solver = PUBLISHED["forward_step" if method == "encoder" else method]  # of the former no step is made
     return solver(residual, b, stop, callback=callback)

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,9 +25,10 @@ from benchmarks import (
     usual_recipes,
 )
 from benchmarks.decoder_inversion import errors_along
-from benchmarks.kept import keep, kept_file, made_of
+from benchmarks.kept import keep, kept_file
 from benchmarks.latents import generated, nmse, off_range, round_to_8_bits, video
 from benchmarks.record import peak_memory
+from inversion import LatentDiffusionModel
 from inversion.solvers import Stop, forward_step
 from tests.problems import linear_autoencoder
 from tests.test_solvers import linear, matrices
@@ -282,8 +282,9 @@ def test_halves_of_the_calibration_share_no_photograph():
 
 
 def test_null_noise_that_is_missing_is_added_in_order(tmp_path, monkeypatch):
+    model = LatentDiffusionModel.load("sapling")
     how = null_noise.Recovery((1, 5, 1, 1), also=5, steps=1, decoder="shrinkage", inversion_steps=1)
-    path = kept_file(tmp_path, "calibration", how.settings | made_of("sapling"))
+    path = kept_file(tmp_path, "calibration", how.settings(model))
     rows = np.arange(5.0)[:, None, None, None]
     keep(path, {"another key": rows[:4], "another key | JPEG 75": rows[:2]})
     stubs = {
@@ -296,7 +297,7 @@ def test_null_noise_that_is_missing_is_added_in_order(tmp_path, monkeypatch):
     }
     for name, stub in stubs.items():
         monkeypatch.setattr(null_noise, name, stub)
-    noise = null_noise.recovered(SimpleNamespace(name="sapling"), how, tmp_path)
+    noise = null_noise.recovered(model, how, tmp_path)
     assert len(noise) == 9
     for name, found in noise.items():
         np.testing.assert_array_equal(found, rows[: 5 if name.startswith("another key") else 1])

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from scipy import stats
 
 from benchmarks import classification, classification_latents, classification_report
-from benchmarks.classification_keys import NONE, KeySet, angles, distances, key_sets, marked_noise, mcnemar, wilson
+from benchmarks.classification_keys import NONE, KeySet, angles, distances, key_sets, marked_noise, mcnemar, share
 from benchmarks.classification_latents import AS_PUBLISHED, KNOWN, METHODS, SEED, TRUE, Models, Run, ways
 from watermark.detection import detect
 from watermark.features import noise_vector
@@ -86,10 +86,15 @@ def test_confusion_counts_truths_in_rows_and_none_last(sets):
 
 
 def test_intervals_and_paired_tests_are_the_textbook_ones():
-    low, high = wilson(8, 10)["ci95"]
+    low, high = share(np.arange(10) < 8)["ci95"]
     z = stats.norm.ppf(0.975)
     centre, half = (0.8 + z**2 / 20) / (1 + z**2 / 10), z * np.sqrt(0.016 + z**2 / 400) / (1 + z**2 / 10)
     assert (low, high) == pytest.approx((centre - half, centre + half))
+    same = share(np.repeat(np.arange(100) < 80, 3), 3)  # of one prompt all or none
+    assert (same["hits"], same["trials"]) == (240, 300)
+    assert same["ci95"] == pytest.approx([0.72, 0.88], abs=0.011)
+    one_key_never = np.tile([True, True, False], 100)
+    assert share(one_key_never, 3)["ci95"] == pytest.approx([2 / 3, 2 / 3])
     ours, theirs = np.array([1, 1, 1, 1, 1, 0, 1]) == 1, np.array([0, 0, 0, 0, 0, 1, 1]) == 1
     assert mcnemar(ours, theirs) == {"gained": 5, "lost": 1, "p": pytest.approx(14 / 64)}
     assert mcnemar(ours, ours) == {"gained": 0, "lost": 0, "p": 1.0}

@@ -35,10 +35,11 @@ def test_few_steps_are_compared_with_many_on_the_same_pictures():
         "midpoint | 10 | unknown | decoder inversion": cell((-9.0, -8.0)),
         "naive | 50 | unknown | decoder inversion": cell((-5.0, -7.5)),
     }
-    found = bars({"cells": cells})["few steps against 50 naive ones"]
-    assert (found["found by few only"], found["found by 50 only"]) == (3, 0)
+    found = bars({"cells": cells})["10 steps of midpoint against 50 naive ones"]
+    assert (found["found by few only"], found["found by many only"]) == (3, 0)
     assert found["McNemar p"] == pytest.approx(0.25)
-    assert found["decades of p gained, median"] == pytest.approx(np.median([4, 0.5]))
+    assert found["decades of p lost, median"] == pytest.approx(np.median([-4, -0.5]))
+    assert found["ci95"] == pytest.approx([-4, -0.5])
 
 
 def test_every_picture_is_inverted_with_its_own_prompt(sapling):

@@ -13,8 +13,10 @@ from sklearn.metrics import roc_auc_score
 from benchmarks import (
     detection,
     detection_report,
+    null_images,
     peers,
     peers_report,
+    rates,
     robustness,
     robustness_noise,
     robustness_report,
@@ -22,7 +24,9 @@ from benchmarks import (
 from benchmarks import robustness_pictures as pictures
 from benchmarks import scores as scoring
 from benchmarks.model_attacks import MODEL_ATTACKS
-from watermark.detection import detect
+from inversion import LatentDiffusionModel
+from inversion.anderson import anderson
+from watermark.detection import angle_test, detect
 from watermark.foreign import ArrayKey, detect_array
 from watermark.transforms import plain_transforms, views, wide_transforms
 
@@ -117,15 +121,17 @@ def test_distances_are_standardised_for_every_key_by_the_same_negatives(white):
 def test_thresholds_are_reached_by_the_share_at_most():
     rng = np.random.default_rng(1)
     null = np.round(rng.standard_normal((40, 60)), 2)  # with ties
-    weights = rng.multinomial(40, np.full(40, 1 / 40), 5).astype(float)
+    weights, of_keys = (rng.multinomial(n, np.full(n, 1 / n), 5).astype(float) for n in (40, 60))
     levels = (0.02, 0.005)
-    limits = scoring.thresholds(null, levels, weights)
-    for r, drawn in enumerate(weights):
-        again = np.repeat(null, drawn.astype(int), axis=0).ravel()
-        for level, limit in zip(levels, limits[:, r], strict=True):
-            assert (again <= limit).mean() <= level
-            larger = again[again > limit].min()
-            assert (again <= larger).mean() > level
+    for with_key in (np.ones((5, 60)), of_keys):
+        limits = scoring.thresholds(null, levels, weights, None if with_key is not of_keys else of_keys)
+        for r, drawn in enumerate(weights):
+            again = np.repeat(null, drawn.astype(int), axis=0)
+            again = np.repeat(again, with_key[r].astype(int), axis=1).ravel()
+            for level, limit in zip(levels, limits[:, r], strict=True):
+                assert (again <= limit).mean() <= level
+                larger = again[again > limit].min()
+                assert (again <= larger).mean() > level
     assert scoring.thresholds(null[:1, :5], [0.01], np.ones((1, 1)))[0, 0] == -np.inf
 
 
@@ -154,6 +160,30 @@ def test_intervals_of_areas_cover_the_truth_although_pairs_depend():
         low, high = scoring.measure(scoring.outcome(s), nominal=False)["area"]["ci95"]
         covered += low <= truth <= high
     assert covered >= 50
+
+
+@pytest.mark.parametrize("common", [0, 0.4])
+def test_intervals_of_false_positives_cover_the_level_although_all_pictures_share_a_part(common):
+    level, covered, by_pictures_alone = 0.01, 0, 0
+    for seed in range(60):
+        rng = np.random.default_rng([6, seed])
+        y = common**0.5 * rng.standard_normal(100) + (1 - common) ** 0.5 * rng.standard_normal((80, 100))
+        k = rng.standard_normal((150, 100))
+        cosine = (y / np.linalg.norm(y, axis=1)[:, None]) @ (k / np.linalg.norm(k, axis=1)[:, None]).T
+        found, units = angle_test(cosine, 100)[1] <= level, np.tile(np.arange(40), 2)
+        low, high = rates.over_both(found, units)["ci95"]
+        covered += low <= level <= high
+        low, high = rates.interval(found.mean(1)[:, None], units)[1][:, 0]
+        by_pictures_alone += low <= level <= high
+    assert covered >= 52  # of 60
+    assert by_pictures_alone < 45 or not common
+
+
+def test_intervals_of_nothing_and_of_everything_are_over_pictures():
+    for value in (0, 1):
+        found = np.full((40, 30), value, dtype=bool)
+        _, both, _ = rates.interval(found.mean(1)[:, None], np.arange(40))
+        assert rates.over_both(found, np.arange(40)) == {"rate": value, "ci95": rates.tidy(both[:, 0])}
 
 
 def test_what_no_picture_shows_is_not_certain():
@@ -301,6 +331,33 @@ def test_unmarked_pictures_meet_the_removal_that_marked_ones_do():
     theirs = scoring.misfits("tree-ring, angle", own, range(pictures.NOBODY, pictures.NOBODY + 5))
     np.testing.assert_allclose(s.null, theirs)
     assert s.other_keys.shape == (3, 5)
+
+
+def test_null_images_with_the_noise_of_a_negative_are_left_out():
+    families = ["unmarked", "photographs"] * 40
+    left_out = peers.twins(families, pictures=5)
+    model = LatentDiffusionModel.load("sapling")
+    noise = [
+        null_images.initial_noise(model, None, 10**6 + i) for i in range(40)
+    ]  # as benchmarks.null_images.generated has it
+    negatives = [pictures.initial(model, "unmarked", i) for i in range(5)]
+    shared = [any(torch.equal(z, other) for other in negatives) for z in noise]
+    assert left_out.tolist() == [twin for each in shared for twin in (each, False)]
+
+
+def test_settings_name_all_that_noise_depends_on(monkeypatch):
+    from benchmarks.kept import decoder_inversion
+
+    model = LatentDiffusionModel.load("sapling")
+    usual = robustness.FULL.settings(model)
+    assert usual["diffusion inversion"] == "midpoint, 10 steps"
+    monkeypatch.setattr(pictures, "STRENGTH", 0.3)
+    assert robustness.FULL.settings(model) != usual
+    for method in ("anderson", "shrinkage"):
+        before = decoder_inversion(method)
+        monkeypatch.setitem(anderson.__kwdefaults__, "memory", 2)
+        assert decoder_inversion(method) != before
+        monkeypatch.undo()
 
 
 def test_runs_with_other_settings_keep_apart(tmp_path):
