@@ -91,8 +91,8 @@ def flipped(values: Array) -> tuple[float, Array]:
         spread = np.sqrt(np.maximum(energy - n * mean**2, 1e-12 * energy) / max(n - 1, 1) / n)
         return np.abs(mean) / np.where(energy > 0, spread, 1.0)
 
-    every = 1.0 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
-    largest, own = t(every).max(1), t(np.ones((1, n)))[0]
+    every = np.array(1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1), dtype=np.float64)
+    largest, own = t(every).max(1), t(every[:1])[0]
     return float((largest >= own.max() * (1 - 1e-9)).mean()), own
 
 

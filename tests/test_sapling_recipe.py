@@ -1,6 +1,8 @@
 """The recipe of Sapling: its pieces on pictures made here, and all of it on Debian's (slow)."""
 
+import gzip
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from data.sapling.recipe import (
 from data.sapling.recipe.__main__ import main
 from data.sapling.recipe.composites import colour_name, on_background
 from data.sapling.recipe.export import export
+from data.sapling.recipe.latents import encoded
 from data.sapling.recipe.optimiser import MuonAndAdamW
 from data.sapling.recipe.pictures import object_name
 from data.sapling.recipe.spectrum import extremes, lanczos
@@ -155,7 +158,7 @@ def test_the_rate_rises_stays_and_falls():
 )
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(run, tmp_path, monkeypatch, train, settings, file):
     folder, start = run
-    settings = {"start": start, "bf16": False, "every": 1, **settings}
+    settings = {"start": start, "bf16": False, "every": 2, **settings}
     monkeypatch.setattr(train_diffusion, "draw_grid", lambda *a, **k: None)
     monkeypatch.setattr(train_diffusion, "TIMES", (500,))
     whole = train(folder, Budget(1, 5), **settings)
@@ -180,11 +183,13 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(run, tmp_path, monk
     monkeypatch.setattr(module, "Draw", draw)
     with pytest.raises(Exception, match="--resume"):
         train(other, Budget(1, 5), **settings)
-    with pytest.raises(Exception, match="was made with"):
+    with pytest.raises(Exception, match=r"was made with batch \d, not 3"):
         train(other, Budget(1, 5), **settings | {"batch": 3}, resume=True)
+    with pytest.raises(Exception, match=r"was made with rate 0.002, not 0.5"):
+        train(other, Budget(1, 5), **settings | {"rate": 0.5}, resume=True)
     resumed = train(other, Budget(1, 5), **settings, resume=True)
     curves = [[entry["losses"] for entry in t.log if "losses" in entry] for t in (whole, resumed)]
-    assert len(curves[0]) == 5
+    assert len(curves[0]) == 2
     assert curves[0] == curves[1]
     for a, b in zip(whole.average.shadow_params, resumed.average.shadow_params, strict=True):
         assert torch.equal(a, b)
@@ -233,9 +238,17 @@ def test_speeds_are_ratios_of_what_was_measured_in_turns(run, monkeypatch):
     folder, start = run
     monkeypatch.setattr(speed, "MATRIX", 64)
     monkeypatch.setattr(speed.seconds, "__defaults__", (0.0,))
-    (folder / "README.md").write_text("# A model\n\n<!-- figures -->\n<!-- /figures -->\n\nAs it was.\n")
-    told = ["--model", start, "--batch", "2", "--rounds", "3", "-o", str(folder)]
-    done = CliRunner().invoke(speed.main, told, catch_exceptions=False)
+    empty = "# A model\n\n<!-- figures -->\n<!-- /figures -->\n\nAs it was.\n"
+    (Path(start) / "README.md").write_text(empty)
+    told = ["--model", start, "--batch", "2", "--rounds", "1"]
+    (folder / "README.md").write_text(empty)
+    done = CliRunner().invoke(speed.main, [*told, "-o", str(folder)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert (folder / "speed.json").is_file()
+    assert read_card(folder) == read_card(Path(start)) == empty  # neither is the card of what was measured
+
+    folder = Path(start)
+    done = CliRunner().invoke(speed.main, [*told[:-1], "3"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     formats = json.loads((folder / "speed.json").read_text(encoding="utf-8"))["formats"]
     assert list(formats) == [f"{d}, {layout}" for d in ("fp32", "bf16") for layout in speed.LAYOUTS]
@@ -277,6 +290,158 @@ def test_an_autoencoder_of_other_latents_is_not_exported_alone(run):
     train_autoencoder.train(folder, Budget(1, 1), start=start, batch=2, side=16)
     with pytest.raises(Exception, match=r"still needs diffusion\.pt"):
         export(folder)
+
+
+def latents(folder, vae):
+    pictures = dataset.load(folder / "data", dataset.TRAIN)
+    with torch.no_grad():
+        z = vae.encode(dataset.as_tensor(pictures.pixels)).latent_dist.mode()
+    return encoded(folder, vae, rescale=False, bf16=False)[0][:, 0], z.numpy()
+
+
+def test_latents_are_those_of_the_pictures_and_of_the_encoder_whatever_was_killed(
+    run, packages, tmp_path, monkeypatch
+):
+    folder, start = run
+    a, b = (networks.start_pipeline(folder, start).vae for _ in range(2))
+    torch.nn.init.normal_(b.encoder.conv_in.weight, std=0.1, generator=torch.Generator().manual_seed(1))
+    np.testing.assert_allclose(*latents(folder, a), atol=2e-3)
+
+    def killed(pixels):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "as_tensor", killed)  # before the first of the other encoder's latents is noted
+        with pytest.raises(KeyboardInterrupt):
+            encoded(folder, b, rescale=False, bf16=False)
+    np.testing.assert_allclose(*latents(folder, a), atol=2e-3)
+    for seed, count in ((1, COUNT), (1, COUNT + 6), (1, COUNT - 6)):
+        shutil.rmtree(folder / "data")
+        options = ["--count", str(count), "--held-out", str(HELD_OUT), "--size", str(SIDE), "--seed", str(seed)]
+        done = CliRunner().invoke(prepare.main, ["--folder", str(folder), "--from", str(packages), *options])
+        assert done.exit_code == 0, done.output
+        found, expected = latents(folder, a)
+        assert len(found) == count
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_a_diffusion_network_goes_with_the_encoder_that_it_was_trained_for(run, monkeypatch):
+    folder, start = run
+    monkeypatch.setattr(train_diffusion, "draw_grid", lambda *a, **k: None)
+    train_autoencoder.train(folder, Budget(1, 1), start=start, batch=2, bf16=False)
+    train_diffusion.train(folder, Budget(1, 1), start=start, batch=4, bf16=False)
+    export(folder)
+    with pytest.raises(click.ClickException, match="would be worthless"):
+        train_autoencoder.train(folder, Budget(1, 2), start=start, batch=2, bf16=False, resume=True)
+    assert train_autoencoder.train(folder, Budget(1, 1), start=start, batch=2, bf16=False, resume=True).step == 1
+    kept = (folder / networks.DIFFUSION).rename(folder / "kept.pt")
+    train_autoencoder.train(folder, Budget(1, 2), start=start, batch=2, bf16=False, resume=True)
+    kept.rename(folder / networks.DIFFUSION)
+    with pytest.raises(click.ClickException, match="latents of another encoder"):
+        export(folder)
+    with pytest.raises(click.ClickException, match="was made with encoder"):
+        train_diffusion.train(folder, Budget(1, 2), start=start, batch=4, bf16=False, resume=True)
+
+
+def test_an_export_that_is_killed_leaves_the_model_that_was_there(run, monkeypatch):
+    folder, start = run
+    train_autoencoder.train(folder, Budget(1, 1), start=start, decoder_only=True, batch=2, bf16=False)
+    export(folder)
+    before = {file.name: file.read_bytes() for file in (folder / "model").rglob("*") if file.is_file()}
+
+    def killed(path, *, ignore_errors=False):
+        if path.name == "model.old" and path.exists():
+            raise KeyboardInterrupt
+        shutil_rmtree(path, ignore_errors=ignore_errors)
+
+    shutil_rmtree = shutil.rmtree
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            export(folder)
+    for place in ("model", "model.old"):
+        assert before == {file.name: file.read_bytes() for file in (folder / place).rglob("*") if file.is_file()}
+    export(folder)
+    assert not (folder / "model.old").exists()
+
+
+def test_what_cannot_be_trained_with_is_said(run, tmp_path, monkeypatch):
+    folder, start = run
+    for name in ("saplng", str(tmp_path)):
+        with pytest.raises(click.ClickException, match="neither sapling, scratch, nor a folder"):
+            networks.start_pipeline(folder, name)
+    for content in (b"words", b"", b"PK\x03\x04 and no more"):
+        (tmp_path / "bad.pt").write_bytes(content)
+        with pytest.raises(click.ClickException, match="is no checkpoint"):
+            read(tmp_path / "bad.pt")
+    torch.save({"step": 1}, tmp_path / "bad.pt")
+    with pytest.raises(click.ClickException, match="no checkpoint of this recipe: it has no average, averaged"):
+        read(tmp_path / "bad.pt")
+    for wrong in (["--minutes", "nan"], ["--minutes", "inf"], ["--rate", "-1"], ["--rate", "nan"]):
+        done = CliRunner().invoke(train_autoencoder.main, ["--folder", str(folder), "--start", start, *wrong])
+        assert done.exit_code == 2, done.output
+    with monkeypatch.context() as patch:
+        patch.delattr(torch.optim, "Muon")
+        done = CliRunner().invoke(main, ["--folder", str(tmp_path / "new")])
+    assert (done.exit_code, "PyTorch 2.9" in done.output) == (1, True)
+    assert not (tmp_path / "new").exists()
+
+    def full(handle, start, size):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset.os, "posix_fallocate", full)
+        with pytest.raises(click.ClickException, match=r"no room for .*No space"):
+            dataset.array_file(tmp_path / "new.npy", np.uint8, (10, 10), anew=True)
+    assert not (tmp_path / "new.npy").exists()
+    dataset.array_file(tmp_path / "new.npy", np.uint8, (10, 10), anew=True)
+    assert (tmp_path / "new.npy").stat().st_blocks * 512 >= 100
+    with pytest.raises(click.ClickException, match="remove it"):
+        dataset.array_file(tmp_path / "new.npy", np.uint8, (20, 10), anew=False)
+    (folder / "autoencoder.jsonl").unlink(missing_ok=True)
+    train_autoencoder.train(folder, Budget(1, 1), start=start, batch=2, bf16=False)
+    (folder / "autoencoder.jsonl").unlink()
+    again = train_autoencoder.train(folder, Budget(1, 2), start=start, batch=2, bf16=False, resume=True)
+    assert again.step == 2
+
+
+def test_only_pictures_of_the_listed_packages_are_taken(packages, tmp_path):
+    system = tmp_path / "system"
+    shutil.copytree(packages, system)
+    (system / "var/lib/dpkg").mkdir(parents=True)
+    (system / "var/lib/dpkg/status").write_text("Package: other\n")
+    done = CliRunner().invoke(prepare.main, ["--folder", str(tmp_path / "a"), "--from", str(system)])
+    assert done.exit_code == 1
+    assert "installed system" in done.output
+    shutil.rmtree(system / "var")
+    name = sources.PACKAGES[0].name
+    with gzip.open(system / "usr/share/doc" / name / "changelog.Debian.gz", "wt") as log:
+        log.write(f"{name} (2023-1.2) unstable; urgency=low\n")
+    found = prepared(system, tmp_path / "b")
+    assert found["packages"][name]["version"] == "2023-1.2"
+
+    for i in range(13):
+        Image.new("RGB", (720, 700), (20 * i, 200, 10)).save(system / f"usr/share/backgrounds/{i:02}.png")
+    assert prepared(system, tmp_path / "b") == found  # those that are finished stay
+    shutil.rmtree(tmp_path / "b/data")
+    assert prepared(system, tmp_path / "b")["sha256"] != found["sha256"]  # not made of copies of what was there
+
+
+def test_a_folder_is_measured_whatever_its_name(run, monkeypatch):
+    folder, start = run
+    monkeypatch.chdir(folder)
+    (folder / "sapling").symlink_to(start)
+    used = []
+
+    def measure(pipe, *others):
+        used.append(pipe.unet.config.block_out_channels)
+        return {}
+
+    monkeypatch.setattr(evaluate, "measure", measure)
+    monkeypatch.setattr(evaluate, "update_figures", lambda source: None)
+    found = evaluate.evaluate(folder, Path("sapling"), Path("sapling"), TINY)
+    assert used == [networks.start_pipeline(folder, start).unet.config.block_out_channels]
+    assert found["weights"] == weights(start) != weights("sapling")
 
 
 @pytest.mark.parametrize("decoder_only", [True, False])

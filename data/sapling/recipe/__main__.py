@@ -5,7 +5,8 @@
     python -m data.sapling.recipe --start scratch --autoencoder-minutes 240 --diffusion-minutes 900
     python -m data.sapling.recipe --minutes 1 --count 200 --quick       does all of it run?
 
-The same command goes on where it was stopped or killed, and with more minutes trains on.
+The same command goes on where it was stopped or killed. With more minutes for the diffusion network it trains on;
+an encoder is not trained further once there is a diffusion network for its latents.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from data.sapling.recipe import evaluate, grid, train_autoencoder, train_diffusion
 from data.sapling.recipe.export import export
 from data.sapling.recipe.networks import SAPLING
+from data.sapling.recipe.optimiser import require_muon
 from data.sapling.recipe.prepare import COUNT, FOLDER, prepare
 from data.sapling.recipe.training import MINUTES, Budget
 
@@ -49,6 +51,7 @@ def main(
 ) -> None:
     """Do everything."""
     torch.set_flush_denormal(True)
+    require_muon()
     prepare(folder, given, count=count, held_out=held_out, size=128, seed=seed)
     train_autoencoder.train(
         folder,

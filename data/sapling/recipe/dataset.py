@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -43,6 +45,42 @@ def load(folder: Path, name: str) -> Pictures:
     return Pictures(np.load(folder / f"{name}.npy", mmap_mode="r"), captions)
 
 
+def digest(folder: Path) -> str:
+    """What tells the finished pictures in a folder from others.
+
+    Raises:
+        click.ClickException: if they are not finished.
+    """
+    about = folder / "sources.json"
+    found = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+    if "sha256" not in found:
+        raise click.ClickException(f"{folder} has no finished pictures: run prepare, with the same --folder")
+    return str(found["sha256"][:16])
+
+
+def array_file(file: Path, dtype: DTypeLike, shape: tuple[int, ...], *, anew: bool) -> np.memmap[Any, Any]:
+    """An array in a file, with all of its room on the disk: a write to a full one would kill the process.
+
+    Raises:
+        click.ClickException: if there is not enough room, or the file is of another shape.
+    """
+    if anew:
+        array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+        try:
+            with file.open("rb+") as opened:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+        except OSError as error:
+            file.unlink()
+            size = array.nbytes / 1e9
+            raise click.ClickException(f"no room for {file}, {size:.2g} GB: {error.strerror}") from error
+        return array
+    array = np.lib.format.open_memmap(file, mode="r+")
+    if array.shape != shape:
+        raise click.ClickException(f"{file} has shape {array.shape}, not {shape}: remove it")
+    return array
+
+
 def write(
     folder: Path, name: str, count: int, size: int, make: Callable[[int], tuple[NDArray[np.uint8], str]]
 ) -> None:
@@ -51,8 +89,7 @@ def write(
     if captions.exists():
         return
     told: list[str] = json.loads(done.read_text(encoding="utf-8")) if done.exists() and pixels.exists() else []
-    mode = "r+" if told else "w+"
-    array = np.lib.format.open_memmap(pixels, mode=mode, dtype=np.uint8, shape=(count, size, size, 3))
+    array = array_file(pixels, np.uint8, (count, size, size, 3), anew=not told)
     for i in track(range(len(told), count), name, console=Console(stderr=True)):
         array[i], caption = make(i)
         told.append(caption)

@@ -166,13 +166,13 @@ def main(folder: Path, model: Path | None, output: Path | None, quick: bool) -> 
 def evaluate(folder: Path, source: Path, output: Path, effort: Effort) -> dict[str, Any]:
     """Measure a model and write what was found."""
     output.mkdir(parents=True, exist_ok=True)
-    pipe = start_pipeline(folder, str(source))
+    pipe = start_pipeline(folder, str(source.resolve()))
     for part in (pipe.vae, pipe.unet, pipe.text_encoder):
         part.eval().requires_grad_(False)
     result = measure(pipe, folder / "data", effort, output)
     files = (file for file in source.rglob("*.safetensors") if file.name not in MEASURED)
     size = sum(file.stat().st_size for file in files)
-    about = {"effort": asdict(effort), "weights": weights(str(source)), "megabytes": round(size / 1e6, 1)}
+    about = {"effort": asdict(effort), "weights": weights(str(source.resolve())), "megabytes": round(size / 1e6, 1)}
     result = about | result
     click.echo(f"wrote {write('evaluation', result, output)}")
     if output == source:

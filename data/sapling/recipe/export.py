@@ -18,6 +18,7 @@ import click
 import torch
 
 from data.sapling.recipe.card import write_card
+from data.sapling.recipe.latents import encoder_digest
 from data.sapling.recipe.networks import AUTOENCODER, DIFFUSION, SCRATCH, trained_pipeline
 from data.sapling.recipe.prepare import FOLDER
 from data.sapling.recipe.training import read
@@ -48,9 +49,21 @@ def started_from(folder: Path) -> str:
 
 
 def export(folder: Path) -> Path:
-    """Write ``folder/model``, which is complete or as it was before."""
+    """Write ``folder/model``, which is complete, as it was before, or for a moment ``folder/model.old``.
+
+    Raises:
+        click.ClickException: if the checkpoints make no model, see :func:`started_from`, its weights are too large,
+            or its diffusion network was trained on the latents of another encoder.
+    """
     pipe = trained_pipeline(folder, started_from(folder))
-    out, part = folder / "model", folder / "model.part"
+    if (folder / DIFFUSION).exists():
+        trained_on = read(folder / DIFFUSION)["settings"].get("encoder")
+        if trained_on != encoder_digest(pipe.vae):
+            raise click.ClickException(
+                f"{folder / DIFFUSION} was trained on latents of another encoder than the one there is by now: it "
+                "has to be trained anew"
+            )
+    out, part, old = (folder / f"model{suffix}" for suffix in ("", ".part", ".old"))
     shutil.rmtree(part, ignore_errors=True)
     pipe.to(torch.float16).save_pretrained(part)
     for config in (part / "model_index.json", *part.rglob("*config.json")):
@@ -59,8 +72,11 @@ def export(folder: Path) -> Path:
     if size > LARGEST:
         raise click.ClickException(f"the weights take {size / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f}")
     write_card(folder, part)
-    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.replace(old)
     part.replace(out)
+    shutil.rmtree(old, ignore_errors=True)
     return out
 
 

@@ -34,8 +34,8 @@ def encoded(
 ) -> tuple[NDArray[np.float16], NDArray[np.float16], float]:
     """Modes of all pictures' posteriors, (N, 2, C, h, w), as they are and mirrored, and the scaling factor.
 
-    Those to train on come first, the held-out ones second. They are kept, with the encoder's digest, and computed
-    again if it is another encoder.
+    Those to train on come first, the held-out ones second. They are kept, with digests of encoder and pictures, and
+    computed again if either is another.
 
     Args:
         folder: of the run.
@@ -45,22 +45,19 @@ def encoded(
         bf16: whether to compute in bfloat16.
     """
     about = folder / "latents.json"
-    digest = encoder_digest(vae.eval())
+    of = {"encoder": encoder_digest(vae.eval()), "pictures": dataset.digest(folder / "data")}
     state: dict[str, Any] = json.loads(about.read_text(encoding="utf-8")) if about.exists() else {}
-    if state.get("encoder") != digest:
-        state = {"encoder": digest, "done": {}}
+    if any(state.get(key) != value for key, value in of.items()):
+        state = of | {"done": {}}
+        dataset.replace(about, json.dumps(state))  # before any of those that were noted is written over
     for name in (dataset.TRAIN, dataset.HELD_OUT):
         pictures = dataset.load(folder / "data", name)
         done = state["done"].get(name, 0)
         if done == len(pictures):
             continue
         side = pictures.pixels.shape[1] // 2 ** (len(vae.config.block_out_channels) - 1)
-        file = np.lib.format.open_memmap(
-            folder / f"latents-{name}.npy",
-            mode="r+" if done else "w+",
-            dtype=np.float16,
-            shape=(len(pictures), 2, vae.config.latent_channels, side, side),
-        )
+        shape = (len(pictures), 2, vae.config.latent_channels, side, side)
+        file = dataset.array_file(folder / f"latents-{name}.npy", np.float16, shape, anew=not done)
         for first in track(range(done, len(pictures), BATCH), f"latents, {name}", console=Console(stderr=True)):
             x = dataset.as_tensor(pictures.pixels[first : first + BATCH])
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import click
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
@@ -124,10 +125,17 @@ def start_pipeline(folder: Path, start: str) -> StableDiffusionPipeline:
     """What a run starts from: ``sapling``, ``scratch``, or any diffusers folder of a Stable Diffusion.
 
     Untrained networks are made once and kept in the run's folder, so that all stages start from the same.
+
+    Raises:
+        click.ClickException: if there is no such folder.
     """
     source = sapling_folder() if start == SAPLING else folder / SCRATCH if start == SCRATCH else Path(start)
     if start == SCRATCH and not (source / "model_index.json").is_file():
         new_pipeline(dataset.load(folder / "data", dataset.TRAIN).captions).save_pretrained(source)
+    if not (source / "model_index.json").is_file():
+        raise click.ClickException(
+            f"{start!r} is neither {SAPLING}, {SCRATCH}, nor a folder of a diffusers pipeline"
+        )
     for logging in (diffusers.utils.logging, transformers.utils.logging):
         logging.disable_progress_bar()
         logging.set_verbosity_error()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import click
 import torch
 from torch import nn
 
@@ -20,15 +21,25 @@ OUTER = ("conv_in", "conv_out", "embeddings")
 """Muon is not for the first and last layers, nor for those of words."""
 
 
+def require_muon() -> None:
+    """Raise click.ClickException if PyTorch has no Muon."""
+    if not hasattr(torch.optim, "Muon"):
+        raise click.ClickException(f"training needs PyTorch 2.9 or newer for its Muon; this is {torch.__version__}")
+
+
 class MuonAndAdamW:
     """Both optimisers as one.
 
     Args:
         networks: name → network. Parameters that require no gradient are left alone; the others keep their memory.
         rate: learning rate of both.
+
+    Raises:
+        click.ClickException: if PyTorch has no Muon.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], rate: float) -> None:
+        require_muon()
         self.inner: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for network in networks.values():

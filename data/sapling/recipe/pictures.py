@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -121,7 +122,8 @@ def read_wallpapers(roots: Sequence[Path], cache: Path) -> list[Wallpaper]:
     cache.mkdir(parents=True, exist_ok=True)
     found = []
     for name, file in track(wallpaper_files(roots), "wallpapers", console=Console(stderr=True)):
-        copy = cache / (name.replace("/", "-") + ".png")
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+        copy = cache / f"{name.replace('/', '-')}-{digest}.png"  # another version of a package has others
         if not copy.exists():
             picture = Image.open(file)
             if picture.has_transparency_data and np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:

@@ -57,6 +57,8 @@ def prepare(
     before = json.loads(about.read_text(encoding="utf-8")) if about.exists() else asked
     if any(before[key] != value for key, value in asked.items()):
         raise click.ClickException(f"{data} has pictures with other settings or packages: remove it first")
+    if "sha256" in before:
+        return before
     dataset.replace(about, json.dumps(before, indent=1))
 
     stamps, wallpapers = read_stamps(roots), read_wallpapers(roots, folder / "wallpapers")
@@ -108,7 +110,7 @@ def sheet(pictures: dataset.Pictures, across: int, down: int) -> Image.Image:
     "given",
     multiple=True,
     type=click.Path(exists=True, path_type=Path),
-    help="A .deb file, a folder of them, or one that packages were extracted to; / if installed. Repeatable.",
+    help="A .deb file, a folder of them, or one that the packages were extracted to. Repeatable.",
 )
 @click.option("--count", type=click.IntRange(1), default=COUNT, show_default=True, help="Pictures to train on.")
 @click.option("--held-out", type=click.IntRange(1), default=512, show_default=True, help="Pictures to test with.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -38,7 +40,7 @@ class NoPackagesError(click.ClickException):
         names = " ".join(p.name for p in PACKAGES)
         super().__init__(
             f"{reason}. Give the packages with --from: .deb files of https://packages.debian.org, or folders that "
-            f"they were extracted to or installed in. They are: {names}"
+            f"they were extracted to. They are: {names}"
         )
 
 
@@ -46,36 +48,46 @@ def find(given: Sequence[Path], cache: Path) -> dict[str, tuple[Path, str]]:
     """The root folder of every package, which has ``usr/share`` in it, and its version.
 
     Args:
-        given: ``.deb`` files, folders of them, and folders that packages were extracted to. What is missing in them
-            is an error; only without any are packages downloaded.
+        given: ``.deb`` files, folders of them, and folders that these packages, and no others, were extracted to.
+            What is missing in them is an error; only without any are packages downloaded.
         cache: where packages are downloaded and extracted to. What it has is not fetched again.
 
     Raises:
-        NoPackagesError: if a package is in none of these places, or cannot be downloaded.
+        NoPackagesError: if a package is in none of these places, or cannot be downloaded, or a place is a system
+            with other packages, whose pictures would be taken for those of these.
     """
+    for path in given:
+        if (path / "var/lib/dpkg/status").is_file():
+            raise NoPackagesError(f"{path} is an installed system, with pictures of other packages")
     debs = [deb for path in given for deb in ([path] if path.suffix == ".deb" else sorted(path.glob("*.deb")))]
     found: dict[str, tuple[Path, str]] = {}
     for package in PACKAGES:
         own = [deb for deb in debs if deb.name.startswith(f"{package.name}_")]
-        installed = [path for path in given if (path / "usr/share/doc" / package.name / "copyright").is_file()]
+        extracted = [path for path in given if (path / "usr/share/doc" / package.name / "copyright").is_file()]
         root = cache / package.name
         if own:
             found[package.name] = extract(own[0], root)
-        elif installed:
-            found[package.name] = installed[0], version_of(installed[0])
+        elif extracted:
+            found[package.name] = extracted[0], version_of(extracted[0], package.name)
         elif given:
             raise NoPackagesError(f"{package.name} is not among {', '.join(map(str, given))}")
         elif (root / "version").is_file():
-            found[package.name] = root, version_of(root)
+            found[package.name] = root, version_of(root, package.name)
         else:
             found[package.name] = extract(download(package.name, cache), root)
     return found
 
 
-def version_of(root: Path) -> str:
-    """What :func:`extract` noted, if it was that which extracted the package."""
-    mark = root / "version"
-    return mark.read_text(encoding="utf-8") if mark.is_file() else "unknown"
+def version_of(root: Path, name: str) -> str:
+    """What :func:`extract` noted, if it extracted the package, else what the package's changelog begins with."""
+    mark, log = root / "version", root / "usr/share/doc" / name / "changelog.Debian.gz"
+    if mark.is_file():
+        return mark.read_text(encoding="utf-8")
+    if log.is_file():
+        with gzip.open(log, "rt", encoding="utf-8", errors="replace") as lines:
+            if version := re.match(r"\S+ \((\S+)\)", lines.readline()):
+                return version[1]
+    return "unknown"
 
 
 def download(name: str, cache: Path) -> Path:

@@ -10,7 +10,7 @@ measured in turns, so that a machine that is slower for a while slows all, and w
 of ratios: the share of the ceiling's operations a second that a network reaches. Generating (50 steps with
 guidance, decoding) and inverting (10 steps, no guidance, and encoding) an image are told in seconds, as a multiple
 of the time that their operations would take at the ceiling, and of what the first format takes. Writes
-``speed.json`` into --output, and the figures into the model's card if there is one.
+``speed.json`` into --output and, where that is the model's own folder, the figures into its card.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from benchmarks.record import write
 from data.sapling.recipe.card import update_figures
 from data.sapling.recipe.networks import SAPLING, start_pipeline
 from data.sapling.recipe.prepare import FOLDER
+from inversion.embedded import sapling_folder
 from inversion.model import DTYPES
 
 MATRIX = 1024
@@ -150,9 +151,16 @@ def summary(
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Latents at a time.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--compile", "compiled", is_flag=True, help="Also compiled.")
-@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=FOLDER, show_default=True)
-def main(model: str, batch: int, rounds: int, compiled: bool, output: Path) -> None:
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help=f"[default: the model's folder; {FOLDER} for sapling]",
+)
+def main(model: str, batch: int, rounds: int, compiled: bool, output: Path | None) -> None:
     """Measure."""
+    own = sapling_folder() if model == SAPLING else Path(model)
+    output = output or (FOLDER if model == SAPLING else own)
     pipe = start_pipeline(output, model)
     forms = [
         Format(d, layout, c)
@@ -172,7 +180,7 @@ def main(model: str, batch: int, rounds: int, compiled: bool, output: Path) -> N
         )
     best = min(formats, key=lambda name: formats[name]["generation"]["seconds"])
     click.echo(f"fastest: {best}; wrote {path}")
-    if (output / "README.md").exists():
+    if output.resolve() == own.resolve() and (output / "README.md").exists():
         update_figures(output)
 
 

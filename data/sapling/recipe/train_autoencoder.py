@@ -6,7 +6,8 @@
     python -m data.sapling.recipe.train_autoencoder --decoder-only --minutes 45
     python -m data.sapling.recipe.train_autoencoder --start scratch --minutes 240
 
-With --decoder-only the encoder is frozen: the latent space stays what it is, and the diffusion network valid. Crops
+With --decoder-only the encoder is frozen: the latent space stays what it is, and the diffusion network valid. An
+encoder is not trained further once a diffusion network was trained on its latents. Crops
 are for a start from scratch: group normalisation sees other statistics in them than in whole pictures.
 
 The loss has three terms beside the KL divergence of the posterior: the difference between a picture and its
@@ -27,9 +28,9 @@ from torch import Tensor
 
 from benchmarks.latents import nmse
 from data.sapling.recipe import dataset
-from data.sapling.recipe.networks import AUTOENCODER, SAPLING, SCRATCH, start_pipeline
+from data.sapling.recipe.networks import AUTOENCODER, DIFFUSION, SAPLING, SCRATCH, start_pipeline
 from data.sapling.recipe.prepare import FOLDER
-from data.sapling.recipe.training import MINUTES, Budget, Draw, Training
+from data.sapling.recipe.training import MINUTES, RATE, Budget, Draw, Training
 
 SQUARE, GRADIENT, IDENTITY, KL = 5.0, 0.5, 0.5, 1e-3
 """Weights; the absolute error has 1."""
@@ -106,6 +107,10 @@ def train(
     """Train with the pictures of ``folder/data``; the checkpoint is ``folder/autoencoder.pt``.
 
     By default on 32 crops of 64 × 64 pixels from scratch, else on 8 of 128 × 128.
+
+    Raises:
+        click.ClickException: see :class:`Training`; and if the encoder is to be trained although a diffusion
+            network was trained on its latents.
     """
     pictures = dataset.load(folder / "data", dataset.TRAIN)
     others = dataset.load(folder / "data", dataset.HELD_OUT)
@@ -117,9 +122,16 @@ def train(
             if part is not None:
                 part.requires_grad_(False)
     settings = {"start": start, "decoder_only": decoder_only, "batch": batch, "side": side, "seed": seed}
+    settings["pictures"] = dataset.digest(folder / "data")
     training = Training(
         folder / AUTOENCODER, {"vae": vae}, rate=rate, decay=0.999, settings=settings, resume=resume
     )
+    left = budget.share(training.step, training.seconds) < 1
+    if left and not decoder_only and (folder / DIFFUSION).exists():
+        raise click.ClickException(
+            f"{folder / DIFFUSION} was trained on what the encoder makes now, and would be worthless after more "
+            "training of it: remove it first, or train in another --folder"
+        )
 
     def losses_of(step: int) -> dict[str, Tensor]:
         draw = Draw(seed, step)
@@ -147,7 +159,7 @@ def train(
 @click.option("--resume", is_flag=True, help="Go on with the checkpoint, if there is one.")
 @click.option("--batch", type=click.IntRange(1), help="Crops.  [default: 32 from scratch, else 8]")
 @click.option("--side", type=click.IntRange(16), help="Of crops, in pixels.  [default: 64 from scratch, else 128]")
-@click.option("--rate", type=float, default=2e-3, show_default=True, help="Largest learning rate.")
+@click.option("--rate", type=RATE, default=2e-3, show_default=True, help="Largest learning rate.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def main(
     folder: Path,

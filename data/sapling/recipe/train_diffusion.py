@@ -25,10 +25,10 @@ from torch import Tensor
 
 from data.sapling.recipe import dataset
 from data.sapling.recipe.grid import STEPS, draw_grid
-from data.sapling.recipe.latents import encoded
+from data.sapling.recipe.latents import encoded, encoder_digest
 from data.sapling.recipe.networks import AUTOENCODER, DIFFUSION, SAPLING, SCRATCH, TOKENS, start_pipeline
 from data.sapling.recipe.prepare import FOLDER
-from data.sapling.recipe.training import MINUTES, Budget, Draw, Training, read
+from data.sapling.recipe.training import MINUTES, RATE, Budget, Draw, Training, read
 
 EMPTY = 0.1
 """Share of captions that are left out."""
@@ -124,7 +124,13 @@ def train(
     held_out_ids = token_ids(pipe, dataset.load(folder / "data", dataset.HELD_OUT).captions[:128])
 
     networks = {name: getattr(pipe, name).train().requires_grad_(True) for name in ("unet", "text_encoder")}
-    settings = {"start": start, "batch": batch, "seed": seed}
+    settings = {
+        "start": start,
+        "batch": batch,
+        "seed": seed,
+        "encoder": encoder_digest(pipe.vae),
+        "pictures": dataset.digest(folder / "data"),
+    }
     training = Training(folder / DIFFUSION, networks, rate=rate, decay=0.9995, settings=settings, resume=resume)
 
     def losses_of(step: int) -> dict[str, Tensor]:
@@ -153,7 +159,7 @@ def train(
 @click.option("--steps", type=click.IntRange(1), help="Instead of minutes, for a run that can be repeated exactly.")
 @click.option("--resume", is_flag=True, help="Go on with the checkpoint, if there is one.")
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True)
-@click.option("--rate", type=float, default=2e-3, show_default=True, help="Largest learning rate.")
+@click.option("--rate", type=RATE, default=2e-3, show_default=True, help="Largest learning rate.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--look-minutes", type=MINUTES, default=30.0, show_default=True, help="Between grids of samples.")
 def main(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,11 +29,32 @@ WARM_UP, COOL_DOWN, FLOOR = 100, 0.25, 0.01
 """The rate rises for so many steps and falls during the last share of the budget, to this share of itself. It is
 constant between, so that a budget can be raised later (Hägele et al. 2024, https://arxiv.org/abs/2405.18392)."""
 
-MINUTES = click.FloatRange(min=0, min_open=True)
-"""The type of budgets on command lines."""
+
+class Positive(click.FloatRange):
+    """A number above 0 that is finite."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """The number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
+MINUTES = RATE = Positive()
+"""The types of budgets and learning rates on command lines."""
 
 CLIP = 1.0
 """Largest norm of the gradient."""
+
+KEYS = {
+    *("settings", "step", "seconds", "terms", "logged", "looked"),
+    *("networks", "averaged", "optimiser", "average"),
+}
+"""What a checkpoint has."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +101,7 @@ class Training:
         networks: name → network. Parameters that require no gradient are left alone.
         rate: largest learning rate.
         decay: of the exponential moving average of the weights, once it has warmed up.
-        settings: what a checkpoint must share with a run that resumes it.
+        settings: what a checkpoint must share with a run that resumes it, beside the rate.
         resume: go on with the checkpoint if there is one.
 
     Raises:
@@ -96,12 +118,15 @@ class Training:
         settings: Mapping[str, Any],
         resume: bool,
     ) -> None:
-        self.file, self.networks, self.rate, self.settings = file, dict(networks), rate, dict(settings)
+        self.file, self.networks, self.rate = file, dict(networks), rate
+        self.settings = dict(settings) | {"rate": rate}
         self.parameters = [p for n in self.networks.values() for p in n.parameters() if p.requires_grad]
         self.optimiser = MuonAndAdamW(self.networks, rate)
         self.average = EMAModel(self.parameters, decay=decay, foreach=True)
         self.step, self.seconds = 0, 0.0
         self.log: list[dict[str, Any]] = []
+        self.terms: list[dict[str, float]] = []
+        self.logged = self.looked = 0.0
         if file.exists():
             if not resume:
                 raise click.ClickException(
@@ -112,14 +137,19 @@ class Training:
 
     def _load(self) -> None:
         saved = read(self.file)
-        if saved["settings"] != self.settings:
-            raise click.ClickException(f"{self.file} was made with {saved['settings']}, not {self.settings}")
+        names = self.settings.keys() | saved["settings"].keys()
+        other = {n: (saved["settings"].get(n), self.settings.get(n)) for n in sorted(names)}
+        told = [f"{name} {before!r}, not {now!r}" for name, (before, now) in other.items() if before != now]
+        if told:
+            raise click.ClickException(f"{self.file} was made with {'; '.join(told)}")
         for name, network in self.networks.items():
             network.load_state_dict(saved["networks"][name])
         self.optimiser.load_state_dict(saved["optimiser"])
         self.average.load_state_dict(saved["average"])
         self.step, self.seconds = saved["step"], saved["seconds"]
-        lines = self.file.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
+        self.terms, self.logged, self.looked = saved["terms"], saved["logged"], saved["looked"]
+        log = self.file.with_suffix(".jsonl")
+        lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
         self.log = [entry for entry in map(json.loads, lines) if entry["step"] <= self.step]
 
     def save(self) -> None:
@@ -136,6 +166,9 @@ class Training:
                 "settings": self.settings,
                 "step": self.step,
                 "seconds": self.seconds,
+                "terms": self.terms,
+                "logged": self.logged,
+                "looked": self.looked,
                 "networks": {name: network.state_dict() for name, network in self.networks.items()},
                 "averaged": averaged,
                 "optimiser": self.optimiser.state_dict(),
@@ -182,22 +215,20 @@ class Training:
                 writing checkpoints counts as training.
             look_minutes: of training between looks.
         """
-        terms: list[dict[str, float]] = []
-        logged = saved = looked = self.seconds
-        first = self.step
+        saved, first = self.seconds, self.step
         while self.seconds == 0 or budget.share(self.step, self.seconds) < 1:
             factor = rate_factor(self.step, budget.share(self.step, self.seconds))
             start = time.monotonic()
-            terms.append(self._descend(losses_of(self.step), self.rate * factor))
+            self.terms.append(self._descend(losses_of(self.step), self.rate * factor))
             self.seconds += time.monotonic() - start
             if self.step % every == 0:
-                means = {name: sum(t[name] for t in terms) / len(terms) for name in terms[0]}
-                speed = len(terms) * batch / max(1e-9, self.seconds - logged)
+                means = {name: sum(t[name] for t in self.terms) / len(self.terms) for name in self.terms[0]}
+                speed = len(self.terms) * batch / max(1e-9, self.seconds - self.logged)
                 self._note(losses=means, factor=factor, pictures_a_second=round(speed, 2))
-                terms, logged = [], self.seconds
-            if look is not None and self.seconds - looked > 60 * look_minutes:
+                self.terms, self.logged = [], self.seconds
+            if look is not None and self.seconds - self.looked > 60 * look_minutes:
                 self._note(seen=self._look(look))
-                looked = self.seconds
+                self.looked = self.seconds
             if self.seconds - saved > 60 * save_minutes:
                 self.save()
                 saved = self.seconds
@@ -237,6 +268,10 @@ def read(file: Path) -> dict[str, Any]:
     """
     try:
         saved: dict[str, Any] = torch.load(file, weights_only=True)
-    except (OSError, RuntimeError, EOFError) as error:
-        raise click.ClickException(f"{file} is no checkpoint: {error}") from error
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise click.ClickException(f"{file} is no checkpoint: {reason}") from error
+    missing = sorted(KEYS - saved.keys()) if isinstance(saved, dict) else sorted(KEYS)
+    if missing:
+        raise click.ClickException(f"{file} is no checkpoint of this recipe: it has no {', '.join(missing)}")
     return saved
