@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from benchmarks.rates import interval
 from watermark.detection import TINY, angle_test
 from watermark.features import Array, noise_vector
 from watermark.foreign import ArrayKey, conjugate_bins, detect_array
@@ -158,17 +157,18 @@ def distances(keys: Sequence[ArrayKey], z: Array, *, hermitian: bool = False) ->
 def share(right: NDArray[np.bool_], per_prompt: int = 1) -> dict[str, object]:
     """How many pictures are right, with a 95 % interval for these keys.
 
-    Wilson's, or where so many in turn have one prompt a percentile bootstrap over prompts, see
-    :func:`benchmarks.rates.interval`.
+    Wilson's, for as many independent pictures as there are by the variance between prompts, which so many in turn
+    share, and no more than there are pictures.
     """
     hits, trials = int(right.sum()), len(right)
-    if per_prompt == 1:
-        wilson = stats.binomtest(hits, trials).proportion_ci(0.95, "wilson")
-        ends = [wilson.low, wilson.high]
-    else:
-        _, both, _ = interval(right[:, None].astype(np.float64), np.arange(trials) // per_prompt)
-        ends = both[:, 0].tolist()
-    return {"hits": hits, "trials": trials, "rate": hits / trials, "ci95": ends}
+    rate = hits / trials
+    prompts = [part.sum() - rate * len(part) for part in np.split(right, range(per_prompt, trials, per_prompt))]
+    alone, together = trials * rate * (1 - rate), np.square(prompts).sum()
+    independent = trials * min(1.0, alone / together) if together else trials
+    z = stats.norm.isf(0.025)
+    middle = (rate + z**2 / (2 * independent)) / (1 + z**2 / independent)
+    half = z / (1 + z**2 / independent) * np.sqrt(rate * (1 - rate) / independent + (z / (2 * independent)) ** 2)
+    return {"hits": hits, "trials": trials, "rate": rate, "ci95": [float(middle - half), float(middle + half)]}
 
 
 def mcnemar(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], per_prompt: int = 1) -> dict[str, Any]:

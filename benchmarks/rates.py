@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 from benchmarks.null_images import FAMILIES, SEED
 from benchmarks.null_tests import Rows
 from benchmarks.record import rate
+from watermark.detection import TINY
 from watermark.features import Array
 
 Json = dict[str, Any]
@@ -58,23 +59,25 @@ def over_both(found: NDArray[np.bool_], units: Rows) -> Json:
 
     What all images have in common, as after an attack that cuts the same corners, meets every key with its own
     luck, of which more images tell nothing. So the variances of either clustering are added, less that of the
-    pairs, which is in both (Cameron, Gelbach & Miller 2011, doi:10.1198/jbes.2010.07136); the interval is symmetric
-    on a logarithmic scale. Where there is nothing but zeros or ones it is that of :func:`interval`.
+    pairs, which is in both (Cameron, Gelbach & Miller 2011, doi:10.1198/jbes.2010.07136). Of sparse hits a few
+    units or keys may have most: t has as many degrees of freedom as clusters that matter, by Satterthwaite's rule.
+    The interval is symmetric on the logistic scale. For one key, nothing but zeros, or nothing but ones it is that
+    of :func:`interval`.
     """
     _, keys = found.shape
     share = found.mean()
-    if not 0 < share < 1:
+    if not 0 < share < 1 or keys == 1:
         mean, both, _ = interval(found.mean(1)[:, None], units)
         return {"rate": tidy(mean[0]), "ci95": tidy(both[:, 0])}
     names, number = np.unique(units, return_inverse=True)
     pairs = np.zeros((len(names), keys))
     np.add.at(pairs, number, found - share)
-    of_units, of_keys = (
-        np.square(pairs.sum(axis)).sum() * size / max(size - 1, 1) for axis, size in ((1, len(names)), (0, keys))
-    )
+    squares = [np.square(pairs.sum(axis)) for axis in (1, 0)]
+    of_units, of_keys = (s.sum() * len(s) / max(len(s) - 1, 1) for s in squares)
     variance = max(of_units + of_keys - np.square(pairs).sum(), of_units, of_keys)
-    ratio = np.exp(stats.norm.isf(0.025) * np.sqrt(variance) / found.size / share)
-    return {"rate": tidy(share), "ci95": tidy([share / ratio, min(share * ratio, 1.0)])}
+    freedom = min(s.sum() ** 2 / max(np.square(s).sum(), TINY) for s in squares)
+    half = stats.t.isf(0.025, max(freedom, 1)) * np.sqrt(variance) / found.size / (share * (1 - share))
+    return {"rate": tidy(share), "ci95": tidy(special.expit(special.logit(share) + np.array([-half, half])))}
 
 
 def clopper_pearson(hits: Rows, images: int, tail: float) -> tuple[Array, Array]:

@@ -3,7 +3,7 @@
 A score says how badly a key fits: p, where there is one, else a distance. Marked pictures have one, with the key
 they carry. Pictures that do not carry the keys have one for each of many keys, as secret keys are drawn: what is
 averaged over keys is then known from few pictures. Pairs of picture and key are not independent, so intervals
-are over pictures and, where keys that nobody has are counted, over these as well.
+are over pictures, and those of thresholds and of false positives over the keys that nobody has, too.
 """
 
 from __future__ import annotations

@@ -162,21 +162,50 @@ def test_intervals_of_areas_cover_the_truth_although_pairs_depend():
     assert covered >= 50
 
 
-@pytest.mark.parametrize("common", [0, 0.4])
-def test_intervals_of_false_positives_cover_the_level_although_all_pictures_share_a_part(common):
-    level, covered, by_pictures_alone = 0.01, 0, 0
-    for seed in range(60):
-        rng = np.random.default_rng([6, seed])
-        y = common**0.5 * rng.standard_normal(100) + (1 - common) ** 0.5 * rng.standard_normal((80, 100))
-        k = rng.standard_normal((150, 100))
-        cosine = (y / np.linalg.norm(y, axis=1)[:, None]) @ (k / np.linalg.norm(k, axis=1)[:, None]).T
-        found, units = angle_test(cosine, 100)[1] <= level, np.tile(np.arange(40), 2)
+def pairs_of(seed, level, common, own):
+    """Which pairs of a picture and one of 150 keys fit by chance, and the pictures' units, of which there are 40.
+
+    ``common`` is the share of noise that all pictures have in common; with ``own`` a unit's pictures fit all keys
+    more often than others', at the same rate on average.
+    """
+    rng = np.random.default_rng([6, seed])
+    units = np.repeat(np.arange(40), rng.integers(1, 8, 40))
+    y = common**0.5 * rng.standard_normal(100) + (1 - common) ** 0.5 * rng.standard_normal((len(units), 100))
+    k = rng.standard_normal((150, 100))
+    cosine = (y / np.linalg.norm(y, axis=1)[:, None]) @ (k / np.linalg.norm(k, axis=1)[:, None]).T
+    of_unit = np.exp(own * rng.standard_normal(40) - own**2 / 2)[units, None]
+    return angle_test(cosine, 100)[1] <= level * of_unit, units
+
+
+@pytest.mark.parametrize(
+    ("common", "own", "level"), [(0, 0, 0.01), (0.4, 0, 0.01), (0, 0.7, 0.01), (0.7, 0, 0.001)]
+)
+def test_intervals_of_false_positives_cover_the_level_whatever_pictures_share(common, own, level):
+    covered, by_pictures_alone, without_units, widths = 0, 0, 0, []
+    for seed in range(100):
+        found, units = pairs_of(seed, level, common, own)
         low, high = rates.over_both(found, units)["ci95"]
         covered += low <= level <= high
+        widths.append(np.log(high / low) if low else np.nan)
         low, high = rates.interval(found.mean(1)[:, None], units)[1][:, 0]
         by_pictures_alone += low <= level <= high
-    assert covered >= 52  # of 60
-    assert by_pictures_alone < 45 or not common
+        low, high = rates.over_both(found, np.arange(len(units)))["ci95"]
+        without_units += low <= level <= high
+    assert covered >= 88
+    assert by_pictures_alone < 60 or not common
+    assert without_units < 80 or not own
+    if common == own == 0:  # about as wide as so many independent hits ask for
+        assert np.nanmedian(widths) < 1.25 * 4 / (level * 160 * 150) ** 0.5
+
+
+def test_what_units_share_counts_once():
+    rng = np.random.default_rng(1)
+    found = rng.random((50, 300)) < 0.02
+    once = rates.over_both(found, np.arange(50))["ci95"]
+    twice = rates.over_both(np.repeat(found, 2, axis=0), np.repeat(np.arange(50), 2))["ci95"]
+    assert twice == pytest.approx(once, rel=0.01)
+    one_key = rates.over_both(found[:, :1], np.arange(50))
+    assert one_key["ci95"] == rates.tidy(rates.interval(found[:, :1].astype(float), np.arange(50))[1][:, 0])
 
 
 def test_intervals_of_nothing_and_of_everything_are_over_pictures():

@@ -110,6 +110,10 @@ def test_the_same_seed_makes_the_same_pictures_also_after_an_interruption(packag
     monkeypatch.setattr(prepare, "compose", compose)
     assert prepared(packages, tmp_path / "b") == whole
 
+    for end in ("json", "npy"):  # what is lost is made again
+        (tmp_path / f"b/data/train.{end}").unlink()
+        assert prepared(packages, tmp_path / "b") == whole
+
     options = ["--folder", str(tmp_path / "a"), "--from", str(packages), "--seed", "1"]
     other = CliRunner().invoke(prepare.main, options)
     assert other.exit_code == 1
@@ -339,8 +343,44 @@ def test_a_diffusion_network_goes_with_the_encoder_that_it_was_trained_for(run, 
     kept.rename(folder / networks.DIFFUSION)
     with pytest.raises(click.ClickException, match="latents of another encoder"):
         export(folder)
+    kept = (folder / "latents.json").read_text()
     with pytest.raises(click.ClickException, match="was made with encoder"):
         train_diffusion.train(folder, Budget(1, 2), start=start, batch=4, bf16=False, resume=True)
+    assert (folder / "latents.json").read_text() == kept  # nothing was encoded before it was refused
+
+
+def test_the_exported_scale_is_that_of_the_exported_encoder(run, monkeypatch):
+    folder, start = run
+    monkeypatch.setattr(train_diffusion, "draw_grid", lambda *a, **k: None)
+    train_autoencoder.train(folder, Budget(1, 1), start=start, batch=2, bf16=False)
+    train_diffusion.train(folder, Budget(1, 1), start=start, batch=4, bf16=False)
+
+    def scale():
+        return networks.start_pipeline(folder, str(export(folder))).vae.config.scaling_factor
+
+    before = scale()
+    other = networks.start_pipeline(folder, start).vae
+    torch.nn.init.normal_(other.encoder.conv_in.weight, generator=torch.Generator().manual_seed(1))
+    encoded(folder, other, rescale=True, bf16=False)
+    with pytest.raises(click.ClickException, match="train_diffusion --resume restores them"):
+        export(folder)
+    train_diffusion.train(folder, Budget(1, 1), start=start, batch=4, bf16=False, resume=True)
+    assert scale() == before
+
+
+def test_more_minutes_train_the_diffusion_network_on_and_leave_the_encoder(run, packages, monkeypatch):
+    folder, start = run
+    monkeypatch.setattr(train_diffusion, "draw_grid", lambda *a, **k: None)
+    monkeypatch.setattr("data.sapling.recipe.__main__.prepare", lambda *a, **k: None)
+    monkeypatch.setattr(evaluate, "evaluate", lambda *a: None)
+    steps = []
+    for minutes in ("0.0001", "0.02"):
+        done = CliRunner().invoke(main, ["--folder", str(folder), "--start", start, "--minutes", minutes])
+        assert done.exit_code == 0, done.output
+        steps.append([read(folder / name)["step"] for name in (networks.AUTOENCODER, networks.DIFFUSION)])
+    assert steps[0][0] == steps[1][0]
+    assert steps[0][1] < steps[1][1]
+    assert "stays as it is" in done.output
 
 
 def test_an_export_that_is_killed_leaves_the_model_that_was_there(run, monkeypatch):
@@ -375,13 +415,16 @@ def test_what_cannot_be_trained_with_is_said(run, tmp_path, monkeypatch):
         with pytest.raises(click.ClickException, match="is no checkpoint"):
             read(tmp_path / "bad.pt")
     torch.save({"step": 1}, tmp_path / "bad.pt")
-    with pytest.raises(click.ClickException, match="no checkpoint of this recipe: it has no average, averaged"):
+    with pytest.raises(click.ClickException, match="older version of it: it has no average, averaged"):
         read(tmp_path / "bad.pt")
     for wrong in (["--minutes", "nan"], ["--minutes", "inf"], ["--rate", "-1"], ["--rate", "nan"]):
         done = CliRunner().invoke(train_autoencoder.main, ["--folder", str(folder), "--start", start, *wrong])
         assert done.exit_code == 2, done.output
     with monkeypatch.context() as patch:
         patch.delattr(torch.optim, "Muon")
+        patch.setattr(train_diffusion, "encoded", lambda *a, **k: pytest.fail("hours of it"))
+        with pytest.raises(click.ClickException, match=r"PyTorch 2\.9"):
+            train_diffusion.train(folder, Budget(1, 1), start=start)
         done = CliRunner().invoke(main, ["--folder", str(tmp_path / "new")])
     assert (done.exit_code, "PyTorch 2.9" in done.output) == (1, True)
     assert not (tmp_path / "new").exists()
@@ -403,6 +446,9 @@ def test_what_cannot_be_trained_with_is_said(run, tmp_path, monkeypatch):
     (folder / "autoencoder.jsonl").unlink()
     again = train_autoencoder.train(folder, Budget(1, 2), start=start, batch=2, bf16=False, resume=True)
     assert again.step == 2
+    (folder / "autoencoder.jsonl").write_text('{"step": 1, "sec')
+    with pytest.raises(click.ClickException, match=r"is no log of this recipe .* remove it"):
+        train_autoencoder.train(folder, Budget(1, 3), start=start, batch=2, bf16=False, resume=True)
 
 
 def test_only_pictures_of_the_listed_packages_are_taken(packages, tmp_path):
@@ -423,6 +469,11 @@ def test_only_pictures_of_the_listed_packages_are_taken(packages, tmp_path):
     for i in range(13):
         Image.new("RGB", (720, 700), (20 * i, 200, 10)).save(system / f"usr/share/backgrounds/{i:02}.png")
     assert prepared(system, tmp_path / "b") == found  # those that are finished stay
+    broken = tmp_path / "broken"
+    shutil.copytree(packages, broken)
+    (broken / "usr/share/doc" / name / "changelog.Debian.gz").write_bytes(b"no gzip")
+    done = CliRunner().invoke(prepare.main, ["--folder", str(tmp_path / "c"), "--from", str(broken)])
+    assert "changelog.Debian.gz cannot be read" in done.output
     shutil.rmtree(tmp_path / "b/data")
     assert prepared(system, tmp_path / "b")["sha256"] != found["sha256"]  # not made of copies of what was there
 

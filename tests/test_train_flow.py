@@ -17,6 +17,8 @@ def test_the_recipe_of_the_flow_model_runs_and_goes_on(tmp_path, monkeypatch):
     """Four pairs and two steps are no model; the folder is one that everything takes."""
     monkeypatch.setattr(recipe, "BATCH", 4)
     folder = tmp_path / "flow"
+    folder.mkdir()
+    (folder / "tsconfig.json").write_text(others := "// not ours")
     draw = recipe.Draw
 
     def killed(seed, step):
@@ -35,6 +37,7 @@ def test_the_recipe_of_the_flow_model_runs_and_goes_on(tmp_path, monkeypatch):
     done = run(folder, "--minutes", "0.03")
     assert done.exit_code == 0, done.output
     assert "2 steps" in done.output
+    assert (folder / "tsconfig.json").read_text() == others
     model, key = LatentDiffusionModel.load(str(folder)), RingKey(bytes(range(32)))
     z_T = watermarked_noise(key, (1, 4, 32, 32), generator=torch.Generator().manual_seed(1))
     z_0 = sample(model, z_T, prompt="a rose", steps=2)
@@ -53,7 +56,7 @@ def test_pairs_of_other_weights_and_broken_files_are_refused(tmp_path, monkeypat
     monkeypatch.setattr(recipe, "weights", lambda name: "other")
     done = run(tmp_path, "--minutes", "1")
     assert (done.exit_code, "other weights" in done.output) == (1, True)
-    pairs = tmp_path / "pairs.safetensors"
+    pairs = tmp_path / "pairs.pt"
     pairs.write_bytes(pairs.read_bytes()[:1000])
     done = run(tmp_path, "--minutes", "1")
     assert (done.exit_code, "remove it" in done.output) == (1, True)

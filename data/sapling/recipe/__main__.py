@@ -18,7 +18,7 @@ import torch
 
 from data.sapling.recipe import evaluate, grid, train_autoencoder, train_diffusion
 from data.sapling.recipe.export import export
-from data.sapling.recipe.networks import SAPLING
+from data.sapling.recipe.networks import DIFFUSION, SAPLING
 from data.sapling.recipe.optimiser import require_muon
 from data.sapling.recipe.prepare import COUNT, FOLDER, prepare
 from data.sapling.recipe.training import MINUTES, Budget
@@ -53,14 +53,17 @@ def main(
     torch.set_flush_denormal(True)
     require_muon()
     prepare(folder, given, count=count, held_out=held_out, size=128, seed=seed)
-    train_autoencoder.train(
-        folder,
-        Budget(minutes or autoencoder_minutes),
-        start=start,
-        decoder_only=decoder_only,
-        resume=True,
-        seed=seed,
-    )
+    if decoder_only or not (folder / DIFFUSION).exists():
+        train_autoencoder.train(
+            folder,
+            Budget(minutes or autoencoder_minutes),
+            start=start,
+            decoder_only=decoder_only,
+            resume=True,
+            seed=seed,
+        )
+    else:
+        click.echo("the autoencoder stays as it is: the diffusion network was trained on its latents", err=True)
     train_diffusion.train(
         folder,
         Budget(minutes or diffusion_minutes),

@@ -39,10 +39,15 @@ def load(folder: Path, name: str) -> Pictures:
     Raises:
         click.ClickException: if it is not there or not finished.
     """
-    if not (folder / f"{name}.json").is_file():
+    if not finished(folder, name):
         raise click.ClickException(f"{folder} has no finished {name}.npy: run prepare, with the same --folder")
     captions = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     return Pictures(np.load(folder / f"{name}.npy", mmap_mode="r"), captions)
+
+
+def finished(folder: Path, name: str) -> bool:
+    """Whether :func:`write` finished a set."""
+    return all((folder / f"{name}.{end}").is_file() for end in ("npy", "json"))
 
 
 def digest(folder: Path) -> str:
@@ -86,7 +91,7 @@ def write(
 ) -> None:
     """Write ``count`` pictures, the i-th as ``make(i)`` makes it. Goes on where it was interrupted."""
     pixels, captions, done = folder / f"{name}.npy", folder / f"{name}.json", folder / f"{name}.part.json"
-    if captions.exists():
+    if finished(folder, name):
         return
     told: list[str] = json.loads(done.read_text(encoding="utf-8")) if done.exists() and pixels.exists() else []
     array = array_file(pixels, np.uint8, (count, size, size, 3), anew=not told)

@@ -18,7 +18,6 @@ import click
 import torch
 
 from data.sapling.recipe.card import write_card
-from data.sapling.recipe.latents import encoder_digest
 from data.sapling.recipe.networks import AUTOENCODER, DIFFUSION, SCRATCH, trained_pipeline
 from data.sapling.recipe.prepare import FOLDER
 from data.sapling.recipe.training import read
@@ -52,17 +51,10 @@ def export(folder: Path) -> Path:
     """Write ``folder/model``, which is complete, as it was before, or for a moment ``folder/model.old``.
 
     Raises:
-        click.ClickException: if the checkpoints make no model, see :func:`started_from`, its weights are too large,
-            or its diffusion network was trained on the latents of another encoder.
+        click.ClickException: if the checkpoints make no model, see :func:`started_from` and
+            :func:`data.sapling.recipe.networks.trained_pipeline`, or its weights are too large.
     """
     pipe = trained_pipeline(folder, started_from(folder))
-    if (folder / DIFFUSION).exists():
-        trained_on = read(folder / DIFFUSION)["settings"].get("encoder")
-        if trained_on != encoder_digest(pipe.vae):
-            raise click.ClickException(
-                f"{folder / DIFFUSION} was trained on latents of another encoder than the one there is by now: it "
-                "has to be trained anew"
-            )
     out, part, old = (folder / f"model{suffix}" for suffix in ("", ".part", ".old"))
     shutil.rmtree(part, ignore_errors=True)
     pipe.to(torch.float16).save_pretrained(part)

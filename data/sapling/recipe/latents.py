@@ -52,12 +52,13 @@ def encoded(
         dataset.replace(about, json.dumps(state))  # before any of those that were noted is written over
     for name in (dataset.TRAIN, dataset.HELD_OUT):
         pictures = dataset.load(folder / "data", name)
-        done = state["done"].get(name, 0)
+        path = folder / f"latents-{name}.npy"
+        done = state["done"].get(name, 0) if path.is_file() else 0
         if done == len(pictures):
             continue
         side = pictures.pixels.shape[1] // 2 ** (len(vae.config.block_out_channels) - 1)
         shape = (len(pictures), 2, vae.config.latent_channels, side, side)
-        file = dataset.array_file(folder / f"latents-{name}.npy", np.float16, shape, anew=not done)
+        file = dataset.array_file(path, np.float16, shape, anew=not done)
         for first in track(range(done, len(pictures), BATCH), f"latents, {name}", console=Console(stderr=True)):
             x = dataset.as_tensor(pictures.pixels[first : first + BATCH])
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):

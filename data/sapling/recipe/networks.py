@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from data.sapling.recipe import dataset
+from data.sapling.recipe.latents import encoder_digest
 from data.sapling.recipe.training import read
 from inversion.embedded import sapling_folder
 
@@ -143,15 +144,26 @@ def start_pipeline(folder: Path, start: str) -> StableDiffusionPipeline:
 
 
 def trained_pipeline(folder: Path, start: str) -> StableDiffusionPipeline:
-    """The start, with the average weights of everything that has been trained in the folder."""
+    """The start, with the average weights of everything that has been trained in the folder.
+
+    Raises:
+        click.ClickException: if the diffusion network was trained on the latents of another encoder, or the latents
+            are by now of another one.
+    """
     pipe = start_pipeline(folder, start)
     if (folder / AUTOENCODER).exists():
         pipe.vae.load_state_dict(read(folder / AUTOENCODER)["averaged"]["vae"])
-    if (folder / "latents.json").exists():
-        about = json.loads((folder / "latents.json").read_text(encoding="utf-8"))
-        pipe.vae.register_to_config(scaling_factor=about["scaling_factor"])
     if (folder / DIFFUSION).exists():
-        averaged = read(folder / DIFFUSION)["averaged"]
-        pipe.unet.load_state_dict(averaged["unet"])
-        pipe.text_encoder.load_state_dict(averaged["text_encoder"])
+        diffusion, own = read(folder / DIFFUSION), encoder_digest(pipe.vae)
+        if diffusion["settings"].get("encoder") != own:
+            raise click.ClickException(
+                f"{folder / DIFFUSION} was trained on latents of another encoder than the one there is by now: it "
+                "has to be trained anew"
+            )
+        about = json.loads((folder / "latents.json").read_text(encoding="utf-8"))
+        if about.get("encoder") != own or "scaling_factor" not in about:
+            raise click.ClickException(f"{folder} has other latents by now: train_diffusion --resume restores them")
+        pipe.vae.register_to_config(scaling_factor=about["scaling_factor"])
+        pipe.unet.load_state_dict(diffusion["averaged"]["unet"])
+        pipe.text_encoder.load_state_dict(diffusion["averaged"]["text_encoder"])
     return pipe

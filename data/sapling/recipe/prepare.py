@@ -57,7 +57,7 @@ def prepare(
     before = json.loads(about.read_text(encoding="utf-8")) if about.exists() else asked
     if any(before[key] != value for key, value in asked.items()):
         raise click.ClickException(f"{data} has pictures with other settings or packages: remove it first")
-    if "sha256" in before:
+    if "sha256" in before and all(dataset.finished(data, name) for name in (dataset.TRAIN, dataset.HELD_OUT)):
         return before
     dataset.replace(about, json.dumps(before, indent=1))
 

@@ -6,6 +6,7 @@ import gzip
 import re
 import shutil
 import subprocess
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,9 +85,12 @@ def version_of(root: Path, name: str) -> str:
     if mark.is_file():
         return mark.read_text(encoding="utf-8")
     if log.is_file():
-        with gzip.open(log, "rt", encoding="utf-8", errors="replace") as lines:
-            if version := re.match(r"\S+ \((\S+)\)", lines.readline()):
-                return version[1]
+        try:
+            first = gzip.decompress(log.read_bytes()).decode("utf-8", "replace").partition("\n")[0]
+        except (OSError, EOFError, zlib.error) as error:
+            raise NoPackagesError(f"{log} cannot be read: {error}") from error
+        if version := re.match(r"\S+ \((\S+)\)", first):
+            return version[1]
     return "unknown"
 
 

@@ -116,13 +116,6 @@ def train(
         trained = read(folder / AUTOENCODER)
         pipe.vae.load_state_dict(trained["averaged"]["vae"])
         rescale |= not trained["settings"]["decoder_only"]
-    latents, apart, scale = encoded(folder, pipe.vae, rescale=rescale, bf16=bf16)
-    pipe.vae.register_to_config(scaling_factor=scale)
-    ids = token_ids(pipe, dataset.load(folder / "data", dataset.TRAIN).captions)
-    empty = token_ids(pipe, [""])
-    held_out = scale * torch.from_numpy(apart[:128, 0].astype(np.float32))
-    held_out_ids = token_ids(pipe, dataset.load(folder / "data", dataset.HELD_OUT).captions[:128])
-
     networks = {name: getattr(pipe, name).train().requires_grad_(True) for name in ("unet", "text_encoder")}
     settings = {
         "start": start,
@@ -132,6 +125,13 @@ def train(
         "pictures": dataset.digest(folder / "data"),
     }
     training = Training(folder / DIFFUSION, networks, rate=rate, decay=0.9995, settings=settings, resume=resume)
+
+    latents, apart, scale = encoded(folder, pipe.vae, rescale=rescale, bf16=bf16)
+    pipe.vae.register_to_config(scaling_factor=scale)
+    ids = token_ids(pipe, dataset.load(folder / "data", dataset.TRAIN).captions)
+    empty = token_ids(pipe, [""])
+    held_out = scale * torch.from_numpy(apart[:128, 0].astype(np.float32))
+    held_out_ids = token_ids(pipe, dataset.load(folder / "data", dataset.HELD_OUT).captions[:128])
 
     def losses_of(step: int) -> dict[str, Tensor]:
         draw = Draw(seed, step)

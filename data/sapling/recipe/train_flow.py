@@ -15,6 +15,7 @@ about half a second each on two cores. The same command goes on where it was sto
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import click
@@ -22,8 +23,6 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from rich.console import Console
 from rich.progress import track
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.kept import made_of, weights
@@ -49,17 +48,16 @@ def make_pairs(folder: Path, count: int) -> tuple[Tensor, Tensor]:
     Raises:
         click.ClickException: if those in the folder cannot be read, or are of other weights.
     """
-    path = folder / "pairs.safetensors"
+    path = folder / "pairs.pt"
     pairs = {"noise": torch.empty(0, 4, 32, 32), "z": torch.empty(0, 4, 32, 32)}
     if path.exists():
         try:
-            with safe_open(path, "pt") as saved:
-                pairs = {name: saved.get_tensor(name) for name in pairs}
-                made_with = (saved.metadata() or {}).get("weights")
-        except (OSError, SafetensorError) as error:
+            saved = torch.load(path, weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise click.ClickException(f"{path} cannot be read ({error}): remove it") from error
-        if made_with != weights("sapling"):
-            raise click.ClickException(f"{path} was made with other weights, {made_with}: remove it")
+        if saved.pop("weights", None) != weights("sapling"):
+            raise click.ClickException(f"{path} was made with other weights: remove it")
+        pairs = saved
     done = len(pairs["z"])
     model = LatentDiffusionModel.load("sapling", dtype="bf16")
     prompts = prompts_for(count)
@@ -72,7 +70,7 @@ def make_pairs(folder: Path, count: int) -> tuple[Tensor, Tensor]:
         pairs = {"noise": torch.cat([pairs["noise"], noise]), "z": torch.cat([pairs["z"], z])}
         if start // 16 % 20 == 19 or part.stop == count:
             part_file = path.with_suffix(".part")
-            save_file(pairs, part_file, {"weights": weights("sapling")})
+            torch.save(pairs | {"weights": weights("sapling")}, part_file)
             part_file.replace(path)
     return pairs["noise"], pairs["z"]
 
@@ -118,8 +116,9 @@ def main(folder: Path, pairs: int, minutes: float) -> None:
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0, solver_order=1, steps_offset=1
     )
     pipe.to(torch.float16).save_pretrained(folder)
-    for config in (folder / "model_index.json", *folder.rglob("*config.json")):
-        tidy(config)
+    for part in ("", *pipe.components):
+        for config in (folder / part).glob("*config.json" if part else "model_index.json"):
+            tidy(config)
     click.echo(f"wrote {folder}")
 
 

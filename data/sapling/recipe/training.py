@@ -150,7 +150,10 @@ class Training:
         self.terms, self.logged, self.looked = saved["terms"], saved["logged"], saved["looked"]
         log = self.file.with_suffix(".jsonl")
         lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-        self.log = [entry for entry in map(json.loads, lines) if entry["step"] <= self.step]
+        try:
+            self.log = [entry for entry in map(json.loads, lines) if entry["step"] <= self.step]
+        except (ValueError, KeyError, TypeError) as error:
+            raise click.ClickException(f"{log} is no log of this recipe ({error}): remove it") from error
 
     def save(self) -> None:
         """Write the checkpoint and the log; the one before is there until the new one is complete."""
@@ -273,5 +276,7 @@ def read(file: Path) -> dict[str, Any]:
         raise click.ClickException(f"{file} is no checkpoint: {reason}") from error
     missing = sorted(KEYS - saved.keys()) if isinstance(saved, dict) else sorted(KEYS)
     if missing:
-        raise click.ClickException(f"{file} is no checkpoint of this recipe: it has no {', '.join(missing)}")
+        raise click.ClickException(
+            f"{file} is no checkpoint of this recipe, or of an older version of it: it has no {', '.join(missing)}"
+        )
     return saved
