@@ -1,6 +1,7 @@
 """Problems with known answers: a linear autoencoder, Gaussian data, and tiny random diffusers models."""
 
 import math
+from dataclasses import replace
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -88,6 +89,19 @@ def gaussian_model(variance=0.5, scheduler=None, latent_shape=(4, 32, 32)):
         scheduler=scheduler,
         latent_shape=latent_shape,
     )
+
+
+def reading_model(**options):
+    """The model of :func:`gaussian_model`, but that prompts move its predictions by their length."""
+    plain = gaussian_model(**options)
+
+    def conditions(prompts, batch):
+        return {"prompt": torch.tensor([[float(len(p))] for p in prompts or [""] * batch])}
+
+    def network(z, t, conditions):
+        return plain.network(z, t, conditions) + 0.1 * conditions["prompt"].reshape(-1, 1, 1, 1)
+
+    return replace(plain, conditions=conditions, network=network)
 
 
 def tiny_vae(seed=0, **config):

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.quick_verifier import CONFIGURATION, QuickVerifier, run
-from watermark.batch import check_report, journal_of, rounded, verdict_of, verify_files
-from watermark.reports import parquet
+from watermark.batch import check_report, journal_of, rounded, verdict_of, verify_files, was_tested
+from watermark.reports import journal, parquet
 from watermark.reports.journal import aside_of
 from watermark.verdict import INCONCLUSIVE, NOT_DETECTED, UNREADABLE, WATERMARKED, Verdict
+from watermark.verify import NOT_FINITE
 
 
 @pytest.fixture
@@ -385,3 +386,29 @@ def test_asdict_has_every_column_of_parquet():
 
     assert set(NUMBERS) | set(COUNTS) | set(LISTS) <= set(COLUMNS)
     assert list(asdict(Verdict("a", WATERMARKED))) == list(COLUMNS[:-1])
+
+
+def test_what_belongs_to_a_report_is_no_image_of_it(tmp_path):
+    a, b = (tmp_path / name for name in "ab")
+    a.write_bytes(b"marked")
+    b.write_bytes(b"plain")
+    report = tmp_path / "r.jsonl"
+    run(QuickVerifier(1), [str(a), str(b)], report)
+    run(QuickVerifier(1), [str(a)], report, resume=True)
+    assert aside_of(report).exists()
+    run(QuickVerifier(1), [str(a), str(aside_of(report))], report, resume=True)
+    assert [row["name"] for row in table(report)] == [str(a)]
+
+
+def test_noise_that_is_not_finite_was_tested():
+    assert was_tested(asdict(Verdict("a", INCONCLUSIVE, reason=NOT_FINITE)))
+    assert not was_tested(asdict(Verdict("a", INCONCLUSIVE, reason="flat: nothing to see")))
+
+
+def test_rows_reach_the_disk_now_and_then(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"plain")
+    monkeypatch.setattr(journal, "SYNC_SECONDS", -1.0)
+    calls, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: calls.append(fd) or sync(fd))
+    run(QuickVerifier(1), [str(tmp_path / name) for name in "abc"], tmp_path / "r.jsonl")
+    assert len(calls) >= 5  # three rows, and at the end

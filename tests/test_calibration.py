@@ -1,12 +1,14 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from inversion.fingerprint import fingerprint, same_model
-from watermark import Pattern, RingKey
+from watermark import Pattern, RingKey, nulls
 from watermark.calibration import Calibration, CalibrationError, Settings, false_positives
 from watermark.family import Family
 from watermark.rings import rings_for
@@ -152,3 +154,71 @@ def test_fingerprints_know_a_model_in_any_precision(sapling):
     for other in (gaussian_model(), LatentDiffusionModel.from_pipeline(tiny_pipeline())):
         assert not same_model(fingerprint(other), own)
     json.dumps(own.tolist())
+
+
+def made_of(noise, families=None):
+    return Calibration(SETTINGS, np.ones(8, dtype=np.float32), noise, families or ("n",) * len(noise))
+
+
+def test_halves_share_no_image_and_hold_all_of_them():
+    for count in (2, 3, 4, 5, 8, 9):
+        halves = list(made_of(coloured(count)).halves())
+        for own, other in halves:
+            assert len(own)
+            assert len(other)
+            assert sorted([*own, *other]) == list(range(count))
+        assert sorted(np.concatenate([own for own, _ in halves])) == list(range(count))
+    families = ("unmarked", "another key") * 4
+    for own, _ in made_of(coloured(8), families).halves():
+        assert {families[i] for i in own} == set(families)
+
+
+@pytest.mark.parametrize("what", [{"schedule": "4567"}, {"diffusion": "implicit"}])
+def test_a_calibration_of_another_way_to_the_noise_does_not_fit(what):
+    with pytest.raises(CalibrationError, match=next(iter(what))):
+        made_of(coloured(2)).check(replace(SETTINGS, **what), np.ones(8, dtype=np.float32))
+
+
+def test_no_null_image_decides_the_whitening_by_being_loud():
+    noise = coloured(20)
+    louder = noise.copy()
+    louder[0] *= 50
+    found = made_of(louder).whitening(Pattern())
+    np.testing.assert_allclose(found, made_of(noise).whitening(Pattern()), rtol=1e-2)
+
+
+def test_null_noise_is_finite():
+    noise = coloured(2)
+    noise[1, 0, 0, 0] = np.nan
+    with pytest.raises(CalibrationError, match="finite"):
+        made_of(noise)
+
+
+@pytest.mark.parametrize("hits", [0, 1, 7, 250])
+def test_both_ends_of_a_rate_are_at_95_percent(hits):
+    found = false_positives(np.r_[np.zeros(hits), np.ones(500 - hits)], 0.5)
+    interval = stats.binomtest(hits, 500).proportion_ci(0.9, "exact")
+    assert found.least == pytest.approx(interval.low)
+    assert found.bound == pytest.approx(interval.high)
+
+
+def test_null_images_whose_noise_16_bits_cannot_hold_are_left_out(monkeypatch):
+    z = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0))
+    z[1, 0, 0, 0] = 1e6
+    verifier = SimpleNamespace(model=SimpleNamespace(latent_shape=SHAPE), settings=SETTINGS)
+    verifier.examine = lambda images: (SimpleNamespace(noise=a) for a, _ in zip(z, images, strict=True))
+    monkeypatch.setattr(nulls, "fingerprint", lambda model: np.ones(8, dtype=np.float32))
+    found = nulls.calibrate(verifier, [nulls.Null(str(i), "x", f"s{i}") for i in range(3)])
+    assert (found.families, found.sources) == (("0", "2"), ("s0", "s2"))
+
+
+def test_generated_null_images_carry_keys_of_both_kinds(monkeypatch):
+    kinds = []
+
+    def generate(*others, key, **options):
+        kinds.append(key and key.pattern.kind)
+        return [SimpleNamespace(image=None)]
+
+    monkeypatch.setattr(nulls, "generate", generate)
+    list(nulls.generated_nulls(SimpleNamespace(name="toy"), ["a"], 4, seed=0))
+    assert kinds == [None, "dense", None, "rings"]

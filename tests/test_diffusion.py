@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,7 +13,7 @@ from inversion.exact import backward_euler, implicit, plateau_step, solve_step
 from inversion.explicit import ddim_sample, midpoint, naive, naive_next, warm_start
 from inversion.schedule import coefficients, make_schedule
 from inversion.shooting import shooting
-from tests.problems import SD_BETAS, gaussian_field, gaussian_model
+from tests.problems import SD_BETAS, gaussian_field, gaussian_model, reading_model
 
 Z = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 SD = {"clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False, **SD_BETAS}
@@ -396,3 +397,33 @@ def test_bad_arguments_are_named():
         with pytest.raises(ValueError, match="'naive'"):
             invert_diffusion(last_step, Z.float(), method=method, steps=4)
     assert invert_diffusion(last_step, Z.float(), method="naive", steps=4).value.isfinite().all()
+
+
+WORDS = ["a", "bb", "ccc", "dddd", "eeeee"]
+
+
+def test_samples_keep_their_prompts_when_memory_runs_out():
+    model, z = reading_model(), torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    whole = invert_diffusion(model, z, steps=3, prompt=WORDS).value
+
+    def small(z, t, conditions):
+        if len(z) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return model.network(z, t, conditions)
+
+    found = invert_diffusion(replace(model, network=small), z, steps=3, prompt=WORDS)
+    torch.testing.assert_close(found.value, whole)
+
+
+def test_samples_that_are_left_keep_their_prompts():
+    schedule = make_schedule(DDIMScheduler(clip_sample=False, **SD_BETAS), 5)
+    plain, own = gaussian_field(schedule), torch.tensor([0.0, 1.0, 3.0]).double()
+
+    def field(z, t, rows):
+        return plain(z, t, rows) + own[rows].reshape(-1, 1, 1, 1) * 0.2 * torch.sin(2 * z)
+
+    z_0 = ddim_sample(field, Z * torch.tensor([1e-7, 1.0, 1.0]).double().reshape(-1, 1, 1, 1), schedule)
+    found = shooting(ddim_sample, field, z_0, schedule, 4)
+    assert len(set(found.evaluations.tolist())) > 1  # the first leaves the batch before the others
+    alone = shooting(ddim_sample, lambda z, t, rows: field(z, t, rows + 2), z_0[2:], schedule, 4)
+    torch.testing.assert_close(found.value[2:], alone.value)

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from inversion import sample
+from inversion import editing, sample
 from inversion.editing import blend, edit, latent_mask, prompt_mask
 from inversion.trajectory import sampled_trajectory, trajectory
-from tests.problems import gaussian_model
+from tests.problems import gaussian_model, reading_model
 
 Z = torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(8))
 X = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(9)) - 0.5
@@ -116,3 +116,23 @@ def test_wrong_arguments_are_refused_before_the_networks_run(model):
         with pytest.raises(ValueError, match=r"mask|steps|prompts"):
             edit(counted, X, "a thing", **wrong)
     assert not calls
+
+
+@pytest.mark.parametrize("name", ["invert_decoder", "trajectory", "prompt_mask", "blend"])
+def test_edit_uses_all_that_it_is_told(monkeypatch, name):
+    seen, real = {}, getattr(editing, name)
+
+    def spy(*others, **options):
+        seen.update(options)
+        return real(*others, **options)
+
+    monkeypatch.setattr(editing, name, spy)
+    told = {"source": "what is there", "decoder": "encoder", "guidance": 7.0}
+    edit(reading_model(), X[:1], "a thing", steps=3, **told)
+    expected = {
+        "invert_decoder": {"method": "encoder"},
+        "trajectory": {"prompt": "what is there"},
+        "prompt_mask": {"source": "what is there"},
+        "blend": {"guidance": 7.0},
+    }
+    assert seen.items() >= expected[name].items()

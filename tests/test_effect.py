@@ -201,3 +201,9 @@ def test_effect_from_the_command_line(tmp_path, monkeypatch, capsys):
     ):
         assert main(["key", "effect", *wrong]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_what_may_be_shown_is_rounded():
+    found = effect(RingKey(bytes(range(32)), Pattern("rings")), (4, 32, 32), draws=3)
+    assert found.distance == round(found.distance, 3)
+    assert found.kurtosis == round(found.kurtosis, 1)

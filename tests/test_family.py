@@ -234,3 +234,50 @@ def test_a_key_that_suits_the_images_does_not_accuse_the_most_extreme_of_them():
 def test_nothing_undone_is_the_identity():
     z = white(2)
     assert np.array_equal(undo(z, UNCHANGED), z)
+
+
+LEVELS = RingKey(bytes([70]) * 32, Pattern("levels"))
+
+
+def test_p_over_the_draws_counts_every_transformation():
+    key, transforms = tree_ring_key(3, SHAPE, pattern="rand", radius=8), plain_transforms(SHAPE)
+    noise = white(1, seed=4) + np.fft.ifft2(0.15 * key.mark).real
+    (found,) = family({"a": key}, transforms).test(noise)
+    least = min(detect_array(undo(noise, t), key).p_value[0] for t in transforms)
+    assert found.p_value == pytest.approx(8 * least)
+    assert found.p_value < 1
+
+
+@pytest.mark.parametrize(
+    ("others", "transforms", "tried"), [({}, plain_transforms(SHAPE), 8), (dict(enumerate(DENSE)), IDENTITY, 7)]
+)
+def test_what_is_out_of_reach_counts_all_that_is_tried(others, transforms, tried):
+    keys = {"few": LEVELS} | {str(name): key for name, key in others.items()}
+    (found,) = family(keys, transforms, 5e-5).test(marked(LEVELS, strength=1))
+    assert (found.status, found.key) == (INCONCLUSIVE, "few")
+    assert f"{tried * 2.0**-16:.2g} at best" in found.reason
+
+
+def test_other_keys_are_named_with_all_that_were_looked_for():
+    both = marked(DENSE[0], strength=0.8) + marked(DENSE[1], seed=1, strength=0.2)
+    keys = {"a": DENSE[0], "b": DENSE[1], "zeros": ZEROS}
+    (fit,) = family({"b": DENSE[1]}).test(both)
+    (found,) = family(keys, fpr=1.5 * fit.p_value).test(both)  # Holm: twice its p, as zeros was looked for, too
+    assert (found.status, found.key, found.other_keys) == (WATERMARKED, "a", ())
+    (found,) = family(keys, fpr=2.1 * fit.p_value).test(both)
+    assert found.other_keys == ("b",)
+
+
+def test_null_images_speak_against_a_key_at_its_share_of_the_level():
+    keys = {str(i): key for i, key in enumerate(DENSE)}
+    (found,) = family(keys, fpr=0.05, calibration=nulls(white(400, seed=9))).test(marked(DENSE[0]))
+    assert (found.status, found.key) == (WATERMARKED, "0")
+
+
+def test_null_images_have_to_support_the_level_for_all_keys_together():
+    noise = white(1) + np.fft.ifft2(2 * THEIRS.mark).real
+    keys = {"a": THEIRS, "b": DENSE[0]}
+    (found,) = family(keys, fpr=0.02, calibration=nulls(white(200, seed=9))).test(noise)
+    assert found.p_value == 2 / 201
+    assert found.nulls.bound < 0.02 < 2 * found.nulls.bound
+    assert found.status == INCONCLUSIVE

@@ -82,3 +82,11 @@ def test_without_hard_links_a_failure_reserves_no_name(tmp_path, monkeypatch):
             pass
     assert file.read_text() == "new"
     assert listing(tmp_path) == ["a.txt"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    seen, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: seen.append(os.fstat(fd).st_size) or sync(fd))
+    with appearing(tmp_path / "a") as part:
+        part.write_text("whole")
+    assert seen == [5]

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import stat
+from dataclasses import replace
 
 import pytest
 
@@ -253,3 +254,30 @@ def test_a_file_that_cannot_be_read(other, tmp_path):
         assert not keyfile.is_protected(file)
         with pytest.raises(KeyStoreError, match=f"cannot read.*{message}"):
             other.import_file(file)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o620, 0o610, 0o604, 0o602, 0o601])
+def test_what_others_may_read_or_write_is_refused(tmp_path, mode):
+    store, file = KeyStore(tmp_path / "k.db"), tmp_path / "a.key"
+    store.create("alice")
+    store.export("alice", file)
+    file.chmod(mode)
+    with pytest.raises(KeyStoreError, match="chmod 600"):
+        keyfile.read_key_file(file)
+    store.path.chmod(mode)
+    with pytest.raises(KeyStoreError, match="chmod 600"):
+        store.list()
+
+
+def test_costs_beyond_a_gibibyte_are_refused():
+    encryption.Stretch(bytes(16), 2**20)
+    with pytest.raises(ValueError, match="cost"):
+        encryption.Stretch(bytes(16), 2**21)
+
+
+def test_no_file_is_written_that_could_not_be_read(tmp_path):
+    store = KeyStore(tmp_path / "k.db")
+    entry = store.create("alice")
+    with pytest.raises(KeyStoreError, match="label"):
+        keyfile.write_key_file(tmp_path / "a.key", replace(entry, label="x" * 10_001), store.get("alice"))
+    assert not (tmp_path / "a.key").exists()

@@ -4,6 +4,7 @@ import torch
 from scipy import stats
 
 from watermark import Pattern, RingKey, detect, watermarked_noise
+from watermark.noise import marked, secret_noise
 from watermark.numbered import confirm, numbered_noise
 
 SHAPE = (1, 4, 32, 32)
@@ -71,3 +72,9 @@ def test_bad_arguments_are_named():
         confirm(torch.randn(1, 4, 2, 32, 32), KEYS[0], [1])
     with pytest.raises(ValueError, match="zero"):
         confirm(torch.zeros(SHAPE), KEYS[0], [1])
+
+
+def test_the_noise_of_a_number_stays():
+    key, shape = RingKey(bytes(range(32))), (1, 4, 32, 32)
+    plain = secret_noise(key.derive("picture/5", 32), shape)
+    assert torch.equal(numbered_noise(key, shape, 5), marked(key, plain, 0.7).float())

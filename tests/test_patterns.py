@@ -265,3 +265,10 @@ def test_bad_patterns_are_named():
         rings_for(SHAPE, Pattern(channels=(4,)))
     with pytest.raises(ValueError, match=r"radii 3 … 16 do not fit"):
         rings_for(SHAPE, Pattern(outer=16))
+
+
+def test_missing_energy_of_a_video_counts_every_frame():
+    key = RingKey(bytes(32), Pattern("zeros"))
+    video = np.random.default_rng(0).standard_normal((2, 4, 5, 32, 32))
+    one = detect(video[:, :, 0], key).degrees_of_freedom
+    assert detect(video, key).degrees_of_freedom == 5 * one

@@ -7,6 +7,7 @@ from scipy import stats
 
 from watermark import Pattern, RingKey, watermarked_noise
 from watermark.features import key_spectrum, key_vector
+from watermark.noise import secret_noise, white_noise
 from watermark.rings import rings_for
 
 RINGS = Pattern("rings")
@@ -146,3 +147,22 @@ def test_bad_arguments_are_named():
     for strength in (0.0, 1.1, float("nan")):
         with pytest.raises(ValueError, match="strength"):
             watermarked_noise(key, (1, 4, 32, 32), strength=strength)
+
+
+def test_what_old_marks_are_made_of_stays():
+    """Were any of these to change, no mark of before would be found."""
+    key = RingKey(bytes(range(32)))
+    np.testing.assert_allclose(key_vector(key, (4, 32, 32))[:4], [-0.2686, 0.9940, 0.5048, 0.6830], atol=1e-4)
+    assert key.user("alice").id == "505d94667af9dc75"
+    np.testing.assert_allclose(secret_noise(key.secret, (4,)), [-0.2161, -0.5642, 0.8363, 0.1786], atol=1e-4)
+    one_channel = RingKey(bytes(32), Pattern("dense", (0,), 3, 10))
+    a, b = (key_vector(one_channel, (4, 32, width))[:300] for width in (32, 48))
+    assert not np.allclose(a / np.linalg.norm(a), b / np.linalg.norm(b), atol=0.01)  # of every size its own
+
+
+def test_noise_that_nobody_can_repeat_comes_from_256_bits(monkeypatch):
+    asked = []
+    monkeypatch.setattr("watermark.noise.secrets.token_bytes", lambda n: asked.append(n) or bytes(range(n)))
+    found, shape = white_noise((1, 4, 16, 16)), (1, 4, 16, 16)
+    assert torch.equal(found, secret_noise(bytes(range(32)), shape))
+    assert asked == [32]

@@ -27,7 +27,7 @@ from diffusers import (
 )
 from diffusers.schedulers.scheduling_vq_diffusion import VQDiffusionScheduler
 
-from inversion.schedule import Level, coefficients, make_schedule
+from inversion.schedule import Level, coefficients, draws_noise, make_schedule
 from tests.problems import SD_BETAS
 
 FIRST_ORDER = {"solver_order": 1, "lower_order_final": True}
@@ -267,3 +267,11 @@ def test_what_is_not_supported_is_named():
     for steps in (0, 1001):
         with pytest.raises(ValueError, match="between 1 and 1000"):
             make_schedule(DDIMScheduler(clip_sample=False), steps)
+
+
+def test_samplers_that_draw_noise_are_known():
+    drawing = (LCMScheduler, TCDScheduler, DDPMScheduler, CogVideoXDPMScheduler, EulerAncestralDiscreteScheduler)
+    for kind in (*drawing, KDPM2AncestralDiscreteScheduler, SASolverScheduler):
+        assert draws_noise(kind())
+    for kind in (DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler):
+        assert not draws_noise(kind())

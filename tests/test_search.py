@@ -196,3 +196,11 @@ def test_bad_arguments_are_named():
         search(white(1), keys, decoys=-1)
     with pytest.raises(ValueError, match="zero"):
         search(np.zeros((1, *SHAPE)), keys)
+
+
+def test_counted_p_is_never_less_than_one_in_all_that_were_tried():
+    keys = [RingKey(bytes([i]) * 32) for i in range(6)]
+    z = watermarked_noise(keys[0], (1, 4, 32, 32), generator=torch.Generator().manual_seed(0))
+    (found,) = search(z.numpy(), keys, decoys=99)
+    assert found.per_key.min() == pytest.approx(0.01)
+    assert found.p_value == pytest.approx(0.06)

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from inversion import anderson as module
 from inversion.anderson import SKETCH, anderson, sketch
 from inversion.solvers import Stop, adam, adam_rate, forward_step, inertial_km, rms
 
@@ -333,3 +334,11 @@ def test_adam_leaves_a_start_of_zeros():
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(lambda z, rows: (z, z), torch.ones(1, 2))
+
+
+def test_anderson_keeps_as_many_differences_as_it_is_told(monkeypatch):
+    sizes, mixing = [], module.mixing
+    monkeypatch.setattr(module, "mixing", lambda r, *others: sizes.append(r.shape[1]) or mixing(r, *others))
+    matrix = torch.diag(torch.linspace(0.2, 1.8, 12, dtype=torch.float64))
+    anderson(lambda z, rows: (z @ matrix, z @ matrix), torch.ones(2, 12, dtype=torch.float64), Stop(6), memory=2)
+    assert max(sizes) == 2

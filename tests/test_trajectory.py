@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
 from inversion import invert_diffusion, sample
 from inversion.pullback import pull_back
 from inversion.schedule import coefficients
 from inversion.trajectory import sampled_trajectory, trajectory
-from tests.problems import SD_BETAS, gaussian_model
+from tests.problems import SD_BETAS, gaussian_model, reading_model
 
 Z = torch.randn(5, 4, 32, 32, generator=torch.Generator().manual_seed(3))
 VARIANCE = 0.5
@@ -119,3 +119,27 @@ def test_the_gradient_is_that_of_finite_differences(sapling):
     slope = (value(z + step) - value(z - step)) / 2
     torch.testing.assert_close(slope, (gradient * step).flatten(1).sum(1), rtol=1e-2, atol=0)
     assert not gradient.requires_grad
+
+
+WORDS = ["a", "bb", "ccc", "dddd", "eeeee"]
+
+
+@pytest.mark.parametrize("walk", [trajectory, sampled_trajectory])
+def test_samples_keep_their_prompts_from_chunk_to_chunk(walk):
+    whole, parts = (walk(reading_model(), Z, steps=3, prompt=WORDS, chunk_size=n).latents for n in (5, 2))
+    torch.testing.assert_close(parts, whole)
+
+
+def test_schedules_that_start_at_other_noise_than_white_are_followed_to_white():
+    model = reading_model(scheduler=EulerDiscreteScheduler(timestep_spacing="trailing", **SD_BETAS))
+    assert abs(model.schedule(10).start - 1) > 1e-3
+    z_0 = sample(model, Z, steps=10)
+    exact = invert_diffusion(model, z_0, method="implicit", steps=10).value
+    torch.testing.assert_close(exact, Z, rtol=2e-3, atol=2e-3)
+    true = sampled_trajectory(model, Z, steps=10)
+    torch.testing.assert_close(true.latents[:, 0], z_0)
+    torch.testing.assert_close(true.noise, Z)
+    ours = invert_diffusion(model, z_0, steps=10).value
+    torch.testing.assert_close(trajectory(model, z_0, steps=10).noise, ours)
+    value, _ = pull_back(model, z_0, lambda noise: noise.flatten(1).square().sum(1), steps=10)
+    torch.testing.assert_close(value, ours.flatten(1).square().sum(1), rtol=1e-4, atol=1e-4)

@@ -426,3 +426,15 @@ def test_zeros_name_nobody(sapling, alice):
     (verdict,) = Verifier(sapling, {"zeros": zeros}).verify([made.image])
     assert (verdict.evidence, verdict.transforms_tried) == ("model-based", 1)
     assert any("not by whom" in warning for warning in verdict.warnings)
+
+
+def test_a_numbered_picture_is_known_when_it_is_turned(sapling, alice):
+    prompt = ["a red apple on a blue background"]
+    (made,) = generate(sapling, prompt, key=alice, seed=17, numbered=True, steps=10)
+    turned = made.image.transpose(Image.Transpose.ROTATE_90)
+    (found,) = Verifier(sapling, {"alice": alice}, numbers=range(15, 19), decoder="encoder").verify([turned])
+    assert (found.transform, found.number) == ("turned by 90°", 17)
+
+
+def test_the_default_level_is_one_in_a_million(sapling, alice):
+    assert Verifier(sapling, {"alice": alice}).fpr == 1e-6
