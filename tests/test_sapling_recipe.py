@@ -364,6 +364,9 @@ def test_the_exported_scale_is_that_of_the_exported_encoder(run, monkeypatch):
     encoded(folder, other, rescale=True, bf16=False)
     with pytest.raises(click.ClickException, match="train_diffusion --resume restores them"):
         export(folder)
+    (folder / "latents.json").unlink()
+    with pytest.raises(click.ClickException, match="train_diffusion --resume restores them"):
+        export(folder)
     train_diffusion.train(folder, Budget(1, 1), start=start, batch=4, bf16=False, resume=True)
     assert scale() == before
 

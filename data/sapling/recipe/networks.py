@@ -148,7 +148,7 @@ def trained_pipeline(folder: Path, start: str) -> StableDiffusionPipeline:
 
     Raises:
         click.ClickException: if the diffusion network was trained on the latents of another encoder, or the latents
-            are by now of another one.
+            are by now of another one or gone.
     """
     pipe = start_pipeline(folder, start)
     if (folder / AUTOENCODER).exists():
@@ -160,9 +160,12 @@ def trained_pipeline(folder: Path, start: str) -> StableDiffusionPipeline:
                 f"{folder / DIFFUSION} was trained on latents of another encoder than the one there is by now: it "
                 "has to be trained anew"
             )
-        about = json.loads((folder / "latents.json").read_text(encoding="utf-8"))
+        kept = folder / "latents.json"
+        about = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
         if about.get("encoder") != own or "scaling_factor" not in about:
-            raise click.ClickException(f"{folder} has other latents by now: train_diffusion --resume restores them")
+            raise click.ClickException(
+                f"{folder} has other latents by now, or none: train_diffusion --resume restores them"
+            )
         pipe.vae.register_to_config(scaling_factor=about["scaling_factor"])
         pipe.unet.load_state_dict(diffusion["averaged"]["unet"])
         pipe.text_encoder.load_state_dict(diffusion["averaged"]["text_encoder"])
