@@ -19,11 +19,13 @@ PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "scikit-lear
 
 
 def environment() -> dict[str, Any]:
-    """Versions and the kind of machine."""
+    """Versions and the kind of machine, with what it has for bfloat16, on which the cost of that depends."""
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older PyTorch does not tell
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16": sorted(name for name, has in able.items() if "bf16" in name and has),
         "threads": torch.get_num_threads(),
     } | {name: metadata.version(name) for name in PACKAGES}
 

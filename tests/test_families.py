@@ -105,7 +105,7 @@ def test_the_network_hears_the_noise_the_time_and_the_prompt(name):
         assert distance(field(z, times[3], rows), f) > 0.01
         assert distance(field(noise(z.shape, 1), times[1], rows), f) > 0.1
         assert distance(other(z, times[1], rows), f) > 0.003
-        torch.testing.assert_close(field(z[1:], times[1], rows[1:]), f[1:], rtol=1e-4, atol=1e-5)
+        assert distance(field(z[1:], times[1], rows[1:]), f[1:]) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["sd", "pixart-small"])

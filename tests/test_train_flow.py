@@ -16,6 +16,7 @@ def run(folder, *options):
 def test_the_recipe_of_the_flow_model_runs_and_goes_on(tmp_path, monkeypatch):
     """Four pairs and two steps are no model; the folder is one that everything takes."""
     monkeypatch.setattr(recipe, "BATCH", 4)
+    monkeypatch.setattr(recipe, "STEPS", 2)
     folder = tmp_path / "flow"
     folder.mkdir()
     (folder / "tsconfig.json").write_text(others := "// not ours")
@@ -50,6 +51,7 @@ def test_the_recipe_of_the_flow_model_runs_and_goes_on(tmp_path, monkeypatch):
 
 
 def test_pairs_of_other_weights_and_broken_files_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "STEPS", 2)
     recipe.make_pairs(tmp_path, 2)
     noise, z = recipe.make_pairs(tmp_path, 2)
     assert noise.shape == z.shape == (2, 4, 32, 32)

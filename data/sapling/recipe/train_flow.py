@@ -32,7 +32,7 @@ from data.sapling.recipe.training import MINUTES, Budget, Draw, Training
 from inversion import LatentDiffusionModel, sample
 from inversion.embedded import data_folder, sapling_folder
 
-GUIDANCE, BATCH, RATE, EMPTY, SEED = 3.0, 64, 2e-4, 0.1, 0
+GUIDANCE, STEPS, BATCH, RATE, EMPTY, SEED = 3.0, 25, 64, 2e-4, 0.1, 0
 CHECKPOINT = "flow.pt"
 
 
@@ -66,7 +66,7 @@ def make_pairs(folder: Path, count: int) -> tuple[Tensor, Tensor]:
         noise = torch.stack(
             [torch.randn(4, 32, 32, generator=torch.Generator().manual_seed(10**9 + i)) for i in part]
         )
-        z = sample(model, noise, prompt=[prompts[i] for i in part], guidance=GUIDANCE, steps=25)
+        z = sample(model, noise, prompt=[prompts[i] for i in part], guidance=GUIDANCE, steps=STEPS)
         pairs = {"noise": torch.cat([pairs["noise"], noise]), "z": torch.cat([pairs["z"], z])}
         if start // 16 % 20 == 19 or part.stop == count:
             part_file = path.with_suffix(".part")
