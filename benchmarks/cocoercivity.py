@@ -41,7 +41,7 @@ METHODS: dict[str, tuple[Callable[..., Solution], int, int]] = {
     "forward step, ρ = 0.5": (partial(forward_step, step_size=0.5), 100, 50),
     "Anderson": (anderson, 50, 20),
 }
-"""Name → solver, iterations, how many of them are compared with the last; the first three as published."""
+"""Name → solver, iterations, up to which they are compared with the last; the first three as published."""
 
 
 def measure(
@@ -54,7 +54,7 @@ def measure(
     solver, steps, compare = METHODS[name]
     if quick:
         steps, compare = 6, 3
-    what = f"{described(solver)}, {steps} iterations, {compare} compared with the last"
+    what = f"{described(solver)}, {steps} iterations, 0 … {compare} compared with the last"
     if found.get("solver") != what:
         found.clear()
         found["solver"] = what

@@ -76,7 +76,8 @@ def invert_decoder(
       since they were decoded, where the latent that was decoded is wanted and not one that reproduces the change.
       The default of verification; ``benchmarks/robustness.py`` compares both.
     - ``forward_step`` (ρ = ½) and ``inertial_km`` (α = .9): published methods with steps of our choice.
-    - ``adam``: as published (rate .01, frozen from .8 N' on, see :func:`inversion.solvers.adam_rate`).
+    - ``adam``: as published (rate .01, frozen from .8 N' on, see :func:`inversion.solvers.adam_rate`) for float32;
+      for 16-bit networks the published code has ``eps=1e-4``, which is to be given to the solver itself.
     - ``gradient``: Adam on ‖D(z) − x‖² (rate .1, falling to zero), which back-propagates: slow and memory-hungry.
     - ``encoder``: z = E(x), the baseline that everybody uses; one evaluation of E∘D says how good it is.
 

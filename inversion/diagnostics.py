@@ -57,7 +57,7 @@ def cocoercivity(path: Path, *, compare: int | None = None, step_size: float | N
 
     Args:
         path: of at least two points; its last is taken for the solution z*.
-        compare: the first ``compare`` points are compared with the last, as in the paper (100 of 300); None is all.
+        compare: z⁰ … z^compare are compared with the last, as in the paper (k ≤ 100 of 300); None is all.
         step_size: if given, a warning tells when 2β is below it for some sample.
 
     Raises:
@@ -65,18 +65,16 @@ def cocoercivity(path: Path, *, compare: int | None = None, step_size: float | N
     """
     if len(path.z) < 2:
         raise ValueError(f"path must have at least 2 points, got {len(path.z)}")
-    count = len(path.z) - 1 if compare is None else compare
-    if not 1 <= count < len(path.z):
-        raise ValueError(f"compare must be between 1 and {len(path.z) - 1}, got {compare}")
+    last = len(path.z) - 2 if compare is None else compare
+    if not 0 <= last <= len(path.z) - 2:
+        raise ValueError(f"compare must be between 0 and {len(path.z) - 2}, got {compare}")
 
-    beta = torch.stack(
-        [ratio(path.z[-1] - z, path.t[-1] - t) for z, t in zip(path.z[:count], path.t[:count], strict=True)]
-    )
+    beta = torch.stack([ratio(path.z[-1] - path.z[k], path.t[-1] - path.t[k]) for k in range(last + 1)])
     local = torch.stack(
         [ratio(path.z[k + 1] - path.z[k], path.t[k + 1] - path.t[k]) for k in range(len(path.z) - 1)]
     )
     size = path.z[0][0].numel() ** 0.5
-    found = Cocoercivity(beta.amin(0), local, rms(path.z[-1] - path.z[count - 1]) * size)
+    found = Cocoercivity(beta.amin(0), local, rms(path.z[-1] - path.z[last]) * size)
     if step_size is not None and not bool(found.allows(step_size).all()):
         outside = int((~found.allows(step_size)).sum())
         warnings.warn(

@@ -48,7 +48,11 @@ def naive(
 def naive_next(
     field: Field, z_0: Tensor, schedule: Schedule, progress: Progress = silent, keep: Keep = forget
 ) -> Tensor:
-    """Naive DDIM inversion that takes f(z_s, t): the cleaner latent at the noisier time, as Hong et al. 2024 do."""
+    """Naive DDIM inversion that takes f(z_s, t): the cleaner latent at the noisier time, as Hong et al. 2024 do.
+
+    Held fixed over the step is what the network predicts: of a model that predicts ε that is ε, as in their code,
+    of one that predicts v it is v, where code that works out ε = σ z + α v first would hold that.
+    """
     z, rows = z_0, all_rows(z_0)
     for k, (t, s) in enumerate(reversed(schedule.steps), 1):
         p, q = invertible(schedule.kind, t, s)

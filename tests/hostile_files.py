@@ -41,7 +41,7 @@ from tests.hostile_bytes import (
 )
 
 INCONCLUSIVE = "inconclusive"
-CUT, BEHIND, ANIMATED = "cut off", "behind the end", "first frame"
+CUT, BEHIND, ANIMATED, ZEROS = "cut off", "behind the end", "first frame", "end in zeros"
 
 
 @dataclass(frozen=True)
@@ -241,11 +241,19 @@ def png_files():
         ("private", (b"prVt", RNG.bytes(100))),
         ("nonsense pHYs", (b"pHYs", b"\xff" * 3)),
         ("nonsense gAMA", (b"gAMA", b"\0")),
+        ("gAMA of sRGB", (b"gAMA", struct.pack(">I", 45455))),
+        ("cICP of sRGB", (b"cICP", bytes([1, 13, 0, 1]))),
         ("nonsense cHRM", (b"cHRM", b"\xff" * 5)),
         ("second header", (b"IHDR", struct.pack(">IIBBBBB", 9000, 9000, 8, 2, 0, 0, 0))),
         ("palette of RGB", (b"PLTE", bytes(range(30)))),
     ):
         yield Hostile(f"png with {name}", joined([ihdr, extra, *rest]), None, (), PIXELS)
+    linear, wide = (b"gAMA", struct.pack(">I", 100_000)), (b"cICP", bytes([9, 16, 0, 1]))
+    for name, extra in (("gAMA of linear light", [linear]), ("cICP", [(b"sRGB", b"\0"), wide])):
+        yield Hostile(f"png with {name}", joined([ihdr, *extra, *rest]), None, ("not those of sRGB",), PIXELS)
+    yield Hostile("png with gAMA and sRGB", joined([ihdr, linear, (b"sRGB", b"\0"), *rest]), None, (), PIXELS)
+    own = (b"iCCP", b"sRGB\0\0" + zlib.compress(profile()))
+    yield Hostile("png with gAMA and a profile", joined([ihdr, linear, own, *rest]), None, (), PIXELS, 1)
     texts = [(b"zTXt", b"k%d\0\0" % i + zlib.compress(bytes(10**6))) for i in range(100)]
     yield Hostile("png with 100 bombs", joined([ihdr, *texts, *rest]), None, (), PIXELS)
     yield Hostile("png with 50,000 chunks", joined([ihdr, *[(b"tEXt", b"a\0b")] * 50_000, *rest]), None, (), PIXELS)
@@ -567,6 +575,17 @@ def more_files():
         for share in (0.1, 0.5, 0.9, 0.97):
             body = whole[20 : 20 + int((len(whole) - 20) * share)]
             yield Hostile(f"{name}, {share} of it in a sound frame", riff((whole[12:16], body)), "unreadable")
+        half = riff((whole[12:16], whole[20 : 20 + len(whole) // 2] + bytes(len(whole) // 2)))
+        yield Hostile(f"{name}, its half zeros", half, None, (ZEROS,))
+    parts = (b"VP8X", bytes(4) + struct.pack("<HBHB", 47, 0, 39, 0)), (b"VP8L", raw[20:])
+    yield Hostile("webp with zeros behind its picture", riff(*parts, (b"EXIF", bytes(200))), None, (), PIXELS)
+    yield Hostile("webp of odd parts", riff(parts[0], (b"ABC ", b"\0"), parts[1]), None, (), PIXELS)
+    yield Hostile("webp of parts without a picture", riff(parts[0], (b"ABC ", b"")), "unreadable")
+    flat = np.zeros((1000, 1000, 3), np.uint8)
+    flat[:200] = RNG.integers(0, 256, (200, 1000, 3))
+    flat = encoded("WEBP", flat)
+    assert flat.endswith(bytes(64))
+    yield Hostile("webp that is flat below", flat)
     raw = sound()["bmp"][0]
     yield Hostile("bmp with bytes behind", raw + b"PK\3\4" * 10, None, (BEHIND,), PIXELS)
     yield Hostile("bmp without its last byte", raw[:-1], "unreadable")
@@ -589,6 +608,8 @@ def more_files():
     yield Hostile("avif without its last byte", raw[:-1], "unreadable")
     at = raw.index(b"mdat") + 4
     yield Hostile("avif of zeros", raw[:at] + bytes(len(raw) - at), "unreadable")
+    detailed = encoded("AVIF", PIXELS, quality=90)
+    yield Hostile("avif that ends in zeros", detailed[:-60] + bytes(60), None, (ZEROS,))
     size = raw.index(b"ispe") + 8
     huge = raw[:size] + struct.pack(">II", 60000, 60000) + raw[size + 8 :]
     yield Hostile("avif of 60000²", huge, "unreadable")

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.test_cli import OTHER_WORDS, WORDS, run
 from watermark import KeyStore, Pattern, keys
@@ -177,6 +178,16 @@ def test_key_files_that_are_none_and_questions_that_nobody_answers(desk, capsys)
     os.mkfifo(desk / "pipe")
     assert run("treering key import pipe") == 2
     assert "pipe is a pipe" in told(capsys)
+    os.mkfifo(desk / "pipe.safetensors")
+    Image.new("RGB", (128, 128)).save(desk / "x.png")
+    for command in (
+        "verify x.png --foreign-key pipe.safetensors",
+        "verify x.png --key alice --calibration pipe",
+        "key foreign array pipe pipe -o new.safetensors",
+        "key foreign array pipe.safetensors -o new.safetensors",
+    ):
+        assert run(f"treering {command}") == 2
+        assert "is a pipe" in told(capsys), command
     assert run("treering key delete alice") == 2
     assert "give --yes" in told(capsys)
     assert KeyStore(desk / "keys.db").get("alice")

@@ -46,14 +46,15 @@ def test_a_path_that_overflows_promises_nothing():
 def test_distance_is_that_to_the_last_point():
     path = path_of([0.5, 1.0], steps=20)
     found = cocoercivity(path, compare=6)
-    torch.testing.assert_close(found.distance, (path.z[-1] - path.z[5]).norm(dim=1))
+    torch.testing.assert_close(found.distance, (path.z[-1] - path.z[6]).norm(dim=1))
 
 
 def test_bad_paths_are_named():
     with pytest.raises(ValueError, match="at least 2"):
         cocoercivity(Path())
-    with pytest.raises(ValueError, match="compare"):
-        cocoercivity(path_of([1.0], steps=3), compare=4)
+    for compare in (-1, 3):
+        with pytest.raises(ValueError, match="compare must be between 0 and 2"):
+            cocoercivity(path_of([1.0], steps=3), compare=compare)
     path = path_of([1.0], steps=3)
     with pytest.raises(ValueError, match="another chunk"):
         forward_step(lambda z, rows: (z, z), torch.ones(1, 1), Stop(3), callback=path)

@@ -183,6 +183,36 @@ def test_draws_in_files(tmp_path):
             read_array_key(tmp_path / "bad.safetensors")
 
 
+@pytest.mark.parametrize("pattern", ["ring", "rand", "const"])
+def test_keys_that_were_changed_in_their_files_are_refused(pattern, tmp_path):
+    """Whatever bit it is: a key that is another one would say of every picture that it is not marked."""
+    key, file = (
+        tree_ring_key(5, (2, 8, 8), pattern=pattern, channel=1, radius=3, constant=7),
+        tmp_path / "k.safetensors",
+    )
+    key.save(file)
+    raw = file.read_bytes()
+    data = 8 + int.from_bytes(raw[:8], "little")
+    rng = np.random.default_rng(1)
+    for at in (*rng.integers(data, len(raw), 200), *rng.integers(0, data, 50)):
+        changed = bytearray(raw)
+        changed[at] ^= 1 << rng.integers(8)
+        file.write_bytes(changed)
+        try:
+            read = read_array_key(file)
+        except ValueError as error:
+            assert "is not a key" in str(error)  # noqa: PT017 - of some bits of the header nothing comes
+        else:
+            assert at < data
+            assert np.array_equal(read.values, key.values)
+            assert np.array_equal(read.mask, key.mask)
+    save_file(
+        {"values": torch.ones(2, 8, 8), "mask": torch.ones(2, 8, 8)}, file, {"sha256 of the arrays": "0" * 64}
+    )
+    with pytest.raises(ValueError, match="was changed since it was written"):
+        read_array_key(file)
+
+
 def npy_header(fields):
     """A .npy file of version 1 of a header alone."""
     return b"\x93NUMPY\x01\x00" + len(fields).to_bytes(2, "little") + fields.encode()

@@ -80,6 +80,20 @@ def test_what_is_not_a_file_is_refused(tmp_path):
         assert error.value.code == code
 
 
+def test_a_file_that_has_nothing_to_read_yet_is_refused(tmp_path, monkeypatch):
+    """As some of /proc, which are files for all that ``stat`` says."""
+
+    class Waiting(io.BytesIO):
+        def read(self, size=-1):
+            return None
+
+    (tmp_path / "x.png").write_bytes(b"")
+    monkeypatch.setattr(images.os, "fdopen", lambda descriptor, mode: os.close(descriptor) or Waiting())
+    with pytest.raises(ImageError) as error:
+        read_picture(tmp_path / "x.png")
+    assert error.value.code == "not_a_file"
+
+
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP"])
 def test_lossless_files_give_their_pixels(kind, tmp_path):
     file = tmp_path / "x.jpg"  # the name says nothing

@@ -24,7 +24,7 @@ from scipy import stats
 
 from inversion.fingerprint import same_model
 from watermark.features import Array, groups, noise_vector
-from watermark.files import appearing
+from watermark.files import appearing, regular
 from watermark.keys import Pattern
 from watermark.rings import rings_for
 
@@ -174,7 +174,7 @@ class Calibration:
         """
         damaged = CalibrationError(f"{file} is not a calibration, or was changed since it was written")
         try:
-            with safe_open(file, framework="pt") as tensors:
+            with safe_open(regular(file), framework="pt") as tensors:
                 metadata = tensors.metadata() or {}
                 if metadata.get("format") != "treering-calibration":
                     raise damaged

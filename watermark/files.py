@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and those that can be read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,18 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def regular(file: str | Path) -> Path:
+    """A file that can be read more than once, and does not keep its reader waiting.
+
+    Raises:
+        OSError: if it is a pipe, a device or a folder.
+    """
+    file = Path(file)
+    if file.exists() and not file.is_file():
+        raise OSError(f"{file} is a pipe, a device or a folder, not a file")
+    return file
 
 
 @contextmanager

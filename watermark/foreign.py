@@ -11,6 +11,7 @@ ones.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,9 +28,11 @@ from torch import Tensor
 from watermark.detection import TINY, Detection, angle_test, energy_test
 from watermark.draws import Regression, check_draws, cosine, drawn_values, regression
 from watermark.features import as_noise
-from watermark.files import appearing
+from watermark.files import appearing, regular
 
 Complex = NDArray[np.complex128]
+DIGEST = "sha256 of the arrays"
+"""Metadata of files that were written here; those of others are read without."""
 SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -93,9 +96,19 @@ class ArrayKey:
         tensors = {"values": np.stack([values.real, values.imag], axis=-1), "mask": mask}
         if self.draws is not None:
             tensors["draws"] = np.fft.fftshift(self.draws, axes=(-2, -1))
-        data = save({name: torch.from_numpy(array) for name, array in tensors.items()})
+        written = {name: torch.from_numpy(array) for name, array in tensors.items()}
+        data = save(written, {DIGEST: digest(written)})
         with appearing(file, replace=False, private=True) as part:
             part.write_bytes(data)
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of tensors with their names, types and shapes."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def conjugate_bins(a: Complex) -> Complex:
@@ -119,14 +132,18 @@ def read_array_key(file: str | Path, *, mask: str | Path | None = None) -> Array
     file, draws = Path(file), None
     try:
         if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as tensors:
-                values, marked = (as_array(tensors.get_tensor(name)) for name in ("values", "mask"))
-                if "draws" in tensors.keys():  # noqa: SIM118 - not a mapping
-                    draws = tensors.get_tensor("draws")
+            with safe_open(regular(file), framework="pt") as opened:
+                names = ("values", "mask", *(["draws"] if "draws" in opened.keys() else []))  # noqa: SIM118
+                tensors = {name: opened.get_tensor(name) for name in names}
+                kept = (opened.metadata() or {}).get(DIGEST)
+            if kept is not None and kept != digest(tensors):
+                raise ValueError("it was changed since it was written")
+            values, marked = (as_array(tensors[name]) for name in ("values", "mask"))
+            draws = tensors.get("draws")
         elif mask is None:
             raise ValueError("a mask is needed beside a .npy file of values")
         else:
-            values, marked = (np.load(f, allow_pickle=False) for f in (file, Path(mask)))
+            values, marked = (np.load(regular(f), allow_pickle=False) for f in (file, mask))
             if not (isinstance(values, np.ndarray) and isinstance(marked, np.ndarray)):
                 raise ValueError("several arrays in a file: save each as .npy")
     except RecursionError:

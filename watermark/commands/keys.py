@@ -227,13 +227,12 @@ def import_key(file: Path, name: str | None, store: Path) -> None:
     treering key import alice.key
     treering key import alice.key --name alice2
     """
+    from watermark.files import regular
     from watermark.keystore.keyfile import is_protected
 
     with understood():
-        if file.exists() and not file.is_file():  # it is read more than once
-            raise Trouble(f"{file} is a pipe, a device or a folder, not a file")
         words = None
-        if is_protected(file):
+        if is_protected(regular(file)):
             words = os.environ.get("TREERING_FILE_PASSPHRASE") or None
             if words is None and sys.stdin.isatty():
                 words = click.prompt(f"Passphrase of {file}", hide_input=True, err=True)

@@ -13,7 +13,17 @@ import re
 import struct
 from collections.abc import Iterator
 
-from watermark.reading.content import ANIMATED, BEHIND, CUT, MAX_PIECES, Content, ImageError, check_pixels
+from watermark.reading.content import (
+    ANIMATED,
+    BEHIND,
+    CUT,
+    MAX_PIECES,
+    ZEROS,
+    Content,
+    ImageError,
+    check_pixels,
+    ends_in_zeros,
+)
 from watermark.reading.jpeg import jpeg
 from watermark.reading.png import PNG_START, png
 
@@ -108,7 +118,17 @@ def webp(raw: bytes) -> Content:
     else:
         width, height = (int.from_bytes(head[at : at + 2], "little") & 0x3FFF for at in (6, 8))
     check_pixels(width, height)
-    return Content("WEBP", raw[:end], [BEHIND] if end + end % 2 < len(raw) else [])
+    out = Content("WEBP", raw[:end], [BEHIND] if end + end % 2 < len(raw) else [])
+    at = 12
+    for _ in range(MAX_PIECES):
+        if at + 8 > end:
+            return out
+        data = at + 8, at + 8 + int.from_bytes(raw[at + 4 : at + 8], "little")
+        if raw[at : at + 4] in {b"VP8 ", b"VP8L", b"ANMF"}:
+            out.notes += [ZEROS] if ends_in_zeros(raw[data[0] : data[1]], width * height) else []
+            return out
+        at = data[1] + data[1] % 2
+    raise ImageError("too_large", f"more than {MAX_PIECES:,} chunks")
 
 
 def bmp(raw: bytes) -> Content:
@@ -125,6 +145,7 @@ def bmp(raw: bytes) -> Content:
 def avif(raw: bytes) -> Content:
     """An AVIF, up to the end of its last box."""
     at = 0
+    notes: list[str] = []
     for _ in range(MAX_PIECES):
         size = int.from_bytes(raw[at : at + 4], "big")
         if size == 1:
@@ -132,10 +153,12 @@ def avif(raw: bytes) -> Content:
         elif size == 0:
             size = len(raw) - at
         if not re.fullmatch(rb"[ -~]{4}", raw[at + 4 : at + 8]) or size < 8:
-            return Content("AVIF", raw[:at], [BEHIND])
+            return Content("AVIF", raw[:at], [*notes, BEHIND])
+        if raw[at + 4 : at + 8] == b"mdat" and ends_in_zeros(raw[at + 8 : at + size], 0):
+            notes = [ZEROS]
         at += size
         if at > len(raw):
             raise ImageError("unreadable", "the AVIF is cut off")
         if at == len(raw):
-            return Content("AVIF", raw)
+            return Content("AVIF", raw, notes)
     raise ImageError("too_large", f"more than {MAX_PIECES:,} boxes")

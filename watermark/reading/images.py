@@ -124,6 +124,8 @@ def read_bytes(path: str | Path) -> bytes:
             raw = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise ImageError("unreadable", str(error.strerror or error)) from None
+    if raw is None:  # what says that it is a file and has nothing to read yet, as of /proc
+        raise ImageError("not_a_file", SPECIAL)
     if len(raw) > MAX_BYTES:
         raise ImageError("too_large", f"more than {MAX_BYTES // 2**20} MiB")
     if not raw:

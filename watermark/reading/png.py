@@ -88,6 +88,8 @@ def png(raw: bytes) -> Content:
         out.notes.append(ANIMATED)
     if b"iCCP" in first:
         out.profile = png_profile(first[b"iCCP"], out.notes)
+    elif not is_srgb(first):
+        out.notes.append("its colours are not those of sRGB, as which they were read")
     out.exif = first.get(b"eXIf")
     if depth == 16:
         out.colour = colour
@@ -101,6 +103,14 @@ def png(raw: bytes) -> Content:
     parts = ((b"IHDR", header), (b"PLTE", first.get(b"PLTE", b"")), (b"tRNS", clear), (b"IDAT", body))
     out.data = PNG_START + b"".join(chunk(kind, data) for kind, data in parts if data) + chunk(b"IEND", b"")
     return out
+
+
+def is_srgb(first: dict[bytes, bytes]) -> bool:
+    """Whether chunks say nothing of colours, or nearly what sRGB is; cICP goes before sRGB, that before gAMA."""
+    if b"cICP" in first:
+        return first[b"cICP"][:2] == b"\x01\x0d"
+    gamma = int.from_bytes(first.get(b"gAMA", b""), "big")
+    return b"sRGB" in first or not gamma or 40_000 <= gamma <= 50_000
 
 
 def png_bytes(width: int, height: int, bits: int, laced: bool) -> int:
