@@ -1,5 +1,6 @@
 import base64
 import csv
+import errno
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from PIL import Image
 from watermark import KeyStore
 from watermark.calibration import Calibration
 from watermark.cli import cli, main
+from watermark.commands.errors import understood
 from watermark.keystore import encryption
 from watermark.transforms import wide_transforms
 
@@ -534,6 +536,11 @@ def test_help_starts_without_torch():
     code = "import sys; from watermark.cli import main; main(['--help']); print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "False"
+
+
+def test_a_pipe_that_is_closed_is_no_message():
+    with pytest.raises(BrokenPipeError), understood():
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
 
 def test_interrupt_exits_with_130(workplace):

@@ -29,6 +29,8 @@ def understood() -> Iterator[None]:
 
     try:
         yield
+    except BrokenPipeError:  # whoever reads has enough: no problem of the user's
+        raise
     except (KeyStoreError, OSError, ValueError) as error:
         raise Trouble(str(error)) from error
     except (MemoryError, RuntimeError) as error:

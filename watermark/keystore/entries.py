@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from watermark.keys import Pattern
@@ -56,7 +56,7 @@ class Entry:
 
 def now() -> str:
     """The time in UTC, as stores write it."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def is_utc(time: object) -> bool:
