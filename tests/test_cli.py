@@ -207,7 +207,9 @@ def test_exit_codes_and_outputs_of_verify(workplace, folder, capsys):
     table = capsys.readouterr().out
     assert "out/marked-0.png" in table
     assert "watermarked" in table
+    assert "--wide" not in table
     assert run(f"treering verify out/marked-0.png {unmarked} --key alice") == 1
+    assert "turned otherwise or cropped needs --wide" in capsys.readouterr().out
     assert run(f"treering verify out/marked-0.png missing.png {unmarked} --key alice") == 2
     assert run("treering verify out/marked-0.png --key nobody") == 2
     assert "no key named 'nobody'" in capsys.readouterr().err
@@ -246,6 +248,9 @@ def test_a_report_of_folders_lists_and_patterns(workplace, folder, capsys, monke
     assert re.search(r"watermarked +3\n +alice +3\nnot_detected +1\n", shown.out)
     assert re.search(r"images +4\ntime .* images a second\nlevel 0.001, ", shown.out)
     assert "report: report.jsonl" in shown.out
+    assert "needs --wide" in shown.out
+    assert run(f"{verify} more --recursive -o turned.jsonl --fpr 1e-3 --rotations 8") == 1
+    assert "--wide" not in capsys.readouterr().out
     before = Path("report.jsonl").read_bytes()
     assert run(f"{verify} out more --recursive -o report.jsonl --fpr 1e-3") == 2
     assert "report.jsonl exists; choose another name, or go on with it: --resume" in capsys.readouterr().err
