@@ -109,7 +109,7 @@ def spectrum(pipe: StableDiffusionPipeline, ae: Autoencoder, z: Tensor, effort: 
     path = SolverPath()
     b, residual = decoder_residual(ae, round_to_8_bits(ae.decode(z)))
     forward_step(residual, b, Stop(effort.steps // 2), step_size=RHO, callback=path)
-    along = cocoercivity(path, compare=max(1, len(path.z) // 2))
+    along = cocoercivity(path, compare=len(path.z) // 2 - 1)
     return found | {"cocoercivity": along.beta.tolist()}
 
 
