@@ -32,12 +32,8 @@ def show(
     total: int | None,
     images: tuple[str, ...] | None,
     keys: Iterable[str],
-    narrow: bool,
 ) -> Tally:
-    """Print verdicts as they come.
-
-    Images are their names, if those are known; narrow says that no more was tried than mirroring and right angles.
-    """
+    """Print verdicts as they come; images are their names, if those are known."""
     from watermark.reports import tables
     from watermark.reports.tally import Tally
 
@@ -55,28 +51,22 @@ def show(
                 rows.print(verdict)
         if form is None:
             click.echo(tally.evidence)
-            suggest(tally, narrow)
+            suggest(tally)
     return tally
 
 
-def suggest(tally: Tally, narrow: bool) -> None:
-    """Say what else could be tried where nothing was found."""
+def suggest(tally: Tally) -> None:
+    """Say what else could be tried where no more was than right angles and mirroring; the public is not told."""
     from watermark.verdict import NOT_DETECTED
 
-    if narrow and tally.statuses[NOT_DETECTED]:
-        click.echo("tried: as it is, mirrored, by right angles; a picture turned otherwise or cropped needs --wide")
+    if tally.statuses[NOT_DETECTED] and 1 < tally.examples["widest"].transforms_tried <= 8:
+        click.echo("a picture that was cropped, or turned by other than right angles, needs --wide")
 
 
 def write(
-    verifier: Verifier,
-    names: Iterator[str],
-    output: Path,
-    resume: bool,
-    also: dict[str, Any],
-    total: int | None,
-    narrow: bool,
+    verifier: Verifier, names: Iterator[str], output: Path, resume: bool, also: dict[str, Any], total: int | None
 ) -> Tally:
-    """Write verdicts to a file as they come, and print their numbers; narrow as in :func:`show`."""
+    """Write verdicts to a file as they come, and print their numbers."""
     from watermark.batch import journal_of, verify_files
     from watermark.reports import tables
     from watermark.reports.configuration import configuration
@@ -93,7 +83,7 @@ def write(
         with understood():
             tables.print_table(tally.table(time.monotonic() - begun), sys.stdout)
             click.echo(f"{tally.evidence}\nreport: {output}")
-            suggest(tally, narrow)
+            suggest(tally)
         aside = aside_of(journal_of(output))
         if aside.exists():
             click.echo(

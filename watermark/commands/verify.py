@@ -185,7 +185,6 @@ def verify(
         )
         verifier = calibrated(verifier) if given is None else verifier
         verifier.prepare(lambda done, total: track("null images", done, total))
-    narrow = mirrored and not (wide or rotations or shifts or crops)
     names = partial(every_name, images, recursive, from_file)
     again = from_file is None or (from_file != "-" and Path(from_file).is_file())  # a pipe is read but once
     with understood():
@@ -195,9 +194,9 @@ def verify(
         verdicts = verifier.verify(names())
         if coarse:
             verdicts = coarsely(verdicts)
-        return finish(show(verdicts, form, total, images if known else None, keys, narrow))
+        return finish(show(verdicts, form, total, images if known else None, keys))
     also = {file.stem: [file.stat().st_size, file.stat().st_mtime_ns] for file in foreign}
-    return finish(write(verifier, names(), output, resume, also, total, narrow))
+    return finish(write(verifier, names(), output, resume, also, total))
 
 
 def coarsely(verdicts: Generator[Verdict, None, None]) -> Generator[Verdict, None, None]:

@@ -168,7 +168,6 @@ def speeds(found: dict[str, Any]) -> str:
         "that networks reach; how many times as long as at its speed the generation of an image takes (50 steps "
         "with guidance, and decoding) and an inversion (10 steps, and encoding); and generation's time relative to "
         f"the first row's. {found['settings']['batch']} images at a time, "
-        f"{threads} thread{'s' if threads != 1 else ''}. bf16 gains only on processors that multiply matrices "
-        "in it."
+        f"{threads} thread{'s' if threads != 1 else ''}. Whether bf16 gains depends on the processor."
     )
     return "\n".join([paragraph(told), "", *rows])
