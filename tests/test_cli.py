@@ -28,6 +28,7 @@ from watermark.calibration import Calibration
 from watermark.cli import cli, main
 from watermark.commands.errors import understood
 from watermark.keystore import encryption
+from watermark.reports import tables
 from watermark.transforms import wide_transforms
 
 WORDS, OTHER_WORDS = "correct horse", "battery staple"
@@ -422,6 +423,12 @@ def test_a_wide_search_finds_what_was_cropped_anywhere_or_turned(workplace, caps
     assert "cropped to 0.8" in cropped["transform"]
     assert cropped["transforms_tried"] == turned["transforms_tried"] == len(wide_transforms((4, 32, 32)))
     assert turned["transform"] == "turned by 35°"
+    inspect = "treering inspect cropped.png --key carol --decoder encoder --steps 2"
+    assert run(f"{inspect} --wide --shifts 1") == 2
+    assert run(inspect) == 1
+    assert run(f"{inspect} --wide -o wide.png") == 0
+    assert tables.p_text(cropped["p_value"]) in capsys.readouterr().out
+    assert Path("wide.png").read_bytes() != Path("cropped-rings.png").read_bytes()
 
 
 def test_a_key_that_does_not_fit_the_model_is_left_out_of_all_and_refused_by_name(workplace, capsys):

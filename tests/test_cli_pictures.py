@@ -10,6 +10,7 @@ from PIL import Image
 
 from watermark import KeyStore
 from watermark.cli import main
+from watermark.reports import tables
 
 QUICK = "--decoder encoder --steps 2"
 
@@ -43,7 +44,7 @@ def test_marked_files_are_verified_written_and_reported(workplace, capsys):
     assert 0.9 < row["ssim"] < 1
     assert run(f"treering verify marked/photo.png --key alice {QUICK} --workers 0 --json") == 0
     (verdict,) = lines(capsys)
-    assert verdict["p_value"] == pytest.approx(row["p_value"], rel=1e-3)
+    assert verdict["p_value"] == pytest.approx(row["p_value"], rel=1e-3, abs=0)
     assert verdict["rho"] == pytest.approx(row["rho"], abs=1e-4)
     assert run(mark) == 2
     assert "marked/photo.png exists; choose another --output" in capsys.readouterr().err
@@ -62,7 +63,31 @@ def test_a_default_mark_is_found_as_it_was_reported(workplace, capsys):
     assert run("treering verify marked/photo.png --key alice --workers 0 --json") == 0
     (verdict,) = lines(capsys)
     assert (verdict["status"], verdict["null_images"]) == ("watermarked", 1000)
-    assert verdict["p_value"] == pytest.approx(row["p_value"], rel=1e-2)
+    assert verdict["p_value"] == pytest.approx(row["p_value"], rel=1e-2, abs=0)
+
+
+def test_marking_and_drawing_take_the_calibration_that_verifying_takes(workplace, capsys):
+    assert run(f"treering calibrate --generate 3 -o nulls.safetensors {QUICK}") == 0
+    nulls = f"--key alice {QUICK} --calibration nulls.safetensors"
+    p = {}
+    for options in (f"--key alice {QUICK} -o plain", nulls):
+        capsys.readouterr()
+        assert run(f"treering mark photo.png {options} --json") == 0
+        (row,) = lines(capsys)
+        p[row["path"]] = row["p_value"]
+    assert run(f"treering verify marked/photo.png {nulls} --workers 0 --json") == 0
+    (verdict,) = lines(capsys)
+    assert verdict["null_images"] == 3
+    assert verdict["p_value"] == pytest.approx(p["marked/photo.png"], rel=1e-3, abs=0)
+    assert verdict["p_value"] != pytest.approx(p["plain/photo.png"], rel=1e-2, abs=0)
+    assert run(f"treering inspect marked/photo.png {nulls} --fpr 0.9") == 0
+    assert tables.p_text(verdict["p_value"]) in capsys.readouterr().out
+    for command in ("mark", "inspect"):
+        assert (
+            run(f"treering {command} photo.png --key alice --calibration nulls.safetensors -o {command}.png") == 2
+        )
+        assert "the calibration was made with" in capsys.readouterr().err
+    assert not Path("inspect.png").exists()
 
 
 def test_what_was_not_plain_about_a_picture_is_said(workplace, capsys):

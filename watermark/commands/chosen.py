@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +62,13 @@ def fits(name: str, key: Any, model: LatentDiffusionModel) -> bool:  # noqa: ANN
     return problem is None
 
 
-def calibrated(verifier: Verifier) -> Verifier:
-    """A verifier with its model's calibration; says so on stderr if that is for other settings."""
+def calibrated(verifier: Verifier, given: Path | None) -> Verifier:
+    """A verifier with the calibration that was given, else its model's; says on stderr if that does not fit."""
+    from watermark.calibration import Calibration
     from watermark.verify import calibration_file, with_calibration
 
+    if given is not None:
+        return replace(verifier, calibration=Calibration.load(given))
     found = with_calibration(verifier)
     if found.calibration is None and calibration_file(verifier.model).is_file():
         click.echo("treering: warning: the model's calibration is for other settings and not used", err=True)

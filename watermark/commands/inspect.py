@@ -12,7 +12,16 @@ import click
 from watermark.commands.chosen import calibrated, chosen_keys
 from watermark.commands.errors import CARRIED, NOT_CARRIED, TROUBLE, Trouble, understood
 from watermark.commands.models import load_model
-from watermark.commands.options import any_model_option, fpr_option, inversion_options, model_options, store_option
+from watermark.commands.options import (
+    any_model_option,
+    calibration_option,
+    fpr_option,
+    inversion_options,
+    model_options,
+    store_option,
+)
+from watermark.commands.progress import progress_bar
+from watermark.commands.transformations import LookedAt, transform_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +35,8 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="[default: IMAGE-rings.png]")
 @fpr_option
 @inversion_options
+@transform_options
+@calibration_option
 @store_option
 @model_options
 def inspect(
@@ -36,16 +47,20 @@ def inspect(
     fpr: float,
     steps: int,
     decoder: str,
+    looked_at: LookedAt,
+    calibration: Path | None,
     store: Path,
     **model: Any,  # noqa: ANN401 - exactly the options of model_options
 ) -> int:
     """Draw the spectrum of an image's recovered noise, and what a key sees in it.
 
-    The figure shows the key's pattern: keep it as secret as the key. Exit codes are those of verify.
+    What was done to the image, as far as it was looked at, is undone in the figure, which shows the key's pattern:
+    keep it as secret as the key. Exit codes are those of verify.
 
     \b
     treering inspect suspect.png --key alice
     treering inspect suspect.png --key alice -o rings.pdf
+    treering inspect turned-or-cropped.jpg --key alice --wide
     """
     from watermark import plots
     from watermark.reports import tables
@@ -56,8 +71,13 @@ def inspect(
     if os.path.lexists(file):
         raise Trouble(f"{file} exists; choose another --output")
     keys = chosen_keys(store, (key_name,), False, model["model"], any_model=any_model)
+    loaded = load_model(**model)
     with understood():
-        verifier = calibrated(Verifier(load_model(**model), keys, fpr=fpr, steps=steps, decoder=decoder, workers=1))
+        transforms = looked_at(loaded.latent_shape)
+        verifier = Verifier(loaded, keys, fpr, steps, decoder, transforms=transforms, workers=1)
+        verifier = calibrated(verifier, calibration)
+        with progress_bar() as track:
+            verifier.prepare(lambda done, total: track("null images", done, total))
         (examined,) = verifier.examine([image])
         verdict = examined.verdict
         tables.print_table(tables.verdict_table([verdict]), sys.stdout)

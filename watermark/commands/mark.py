@@ -14,7 +14,14 @@ import click
 from watermark.commands.chosen import calibrated
 from watermark.commands.errors import CARRIED, NOT_CARRIED, TROUBLE, Trouble, understood
 from watermark.commands.models import load_model
-from watermark.commands.options import fpr_option, inversion_options, model_options, output_options, store_option
+from watermark.commands.options import (
+    calibration_option,
+    fpr_option,
+    inversion_options,
+    model_options,
+    output_options,
+    store_option,
+)
 from watermark.commands.pictures import check_writable, write_png
 from watermark.commands.progress import ended_by_signals, progress_bar
 from watermark.commands.records import write_records
@@ -78,6 +85,7 @@ class Row:
 )
 @fpr_option
 @inversion_options
+@calibration_option
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--resume", is_flag=True, help="Leave out pictures that were written before, if they carry the key.")
 @store_option
@@ -93,6 +101,7 @@ def mark(
     fpr: float,
     steps: int,
     decoder: str,
+    calibration: Path | None,
     batch_size: int,
     resume: bool,
     store: Path,
@@ -105,8 +114,8 @@ def mark(
     as PNG of its own size if treering verify then finds the key at the level; else it is refused and not written.
     Of a larger picture than the model's the middle is looked at, resized, as treering verify does; the change is
     enlarged and added to the whole. Transparency is composited on white, and metadata are left out. Verify with
-    the same --model. Such a mark says who marked a picture, not that a model made it. Do not publish the original,
-    too: the difference is the mark, and whoever has both can put it into other pictures.
+    the same --model and --calibration. Such a mark says who marked a picture, not that a model made it. Do not
+    publish the original, too: the difference is the mark, and whoever has both can put it into other pictures.
     Exit codes: 0 every picture is marked, 1 some picture was refused, 2 trouble, 130 interrupted, 143
     terminated.
 
@@ -128,7 +137,8 @@ def mark(
     rows: list[Row] = []
     parts = closing(batches(list(files), batch_size))
     with understood(), ended_by_signals(), reported(rows, form), progress_bar() as track, parts as read_batches:
-        verifier = calibrated(Verifier(loaded, {key_name: ring_key}, fpr, steps, decoder, batch_size))
+        verifier = Verifier(loaded, {key_name: ring_key}, fpr, steps, decoder, batch_size)
+        verifier = calibrated(verifier, calibration)
         for batch in read_batches:
             good = {name: read.pixels for name, read in batch if read.pixels is not None}
             made = mark_pictures(

@@ -55,6 +55,12 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+calibration_option = click.option(
+    "--calibration",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of treering calibrate.  [default: that of the model, if it has one that fits]",
+)
+
 any_model_option = click.option(
     "--any-model",
     is_flag=True,

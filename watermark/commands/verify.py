@@ -18,23 +18,22 @@ from watermark.commands.errors import Trouble, understood
 from watermark.commands.models import load_model
 from watermark.commands.options import (
     any_model_option,
+    calibration_option,
     fpr_option,
     inversion_options,
     model_options,
     output_options,
     store_option,
 )
-from watermark.commands.parameters import Crop, Numbers
+from watermark.commands.parameters import Numbers
 from watermark.commands.progress import progress_bar
+from watermark.commands.transformations import LookedAt, transform_options
 from watermark.commands.verdicts import finish, show, write
 
 if TYPE_CHECKING:
     from watermark.foreign import ArrayKey
     from watermark.keys import RingKey
-    from watermark.transforms import Transform
     from watermark.verdict import Verdict
-
-MOST_TRANSFORMS = 100_000
 
 
 @click.command()
@@ -77,36 +76,13 @@ MOST_TRANSFORMS = 100_000
 @fpr_option
 @inversion_options
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
-@click.option(
-    "--rotations",
-    type=click.IntRange(1),
-    help="Look at so many angles, evenly spaced.  [default: 4; 2 if latents are not square]",
-)
-@click.option("--mirrored/--no-mirrored", default=True, show_default=True, help="Look at the mirror image, too.")
-@click.option("--shifts", type=click.IntRange(0), default=0, help="Look at shifts up to so many latent pixels.")
-@click.option(
-    "--crop",
-    "crops",
-    type=Crop(),
-    multiple=True,
-    help="Undo a crop to this share of both sides (0.8), or of height and width (1x0.75); may be repeated.",
-)
-@click.option(
-    "--wide",
-    is_flag=True,
-    help="Look at all angles and at crops to 0.7 or more, anywhere. That is 600 places for latents of 32 × 32 and "
-    "16,000 for 128 × 128, with seconds an image, null images too.",
-)
+@transform_options
 @click.option(
     "--numbers",
     type=Numbers(),
     help="Say which of these pictures of the key it is, e.g. 0-999: see embed --number.",
 )
-@click.option(
-    "--calibration",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File of treering calibrate.  [default: that of the model, if it has one that fits]",
-)
+@calibration_option
 @click.option(
     "--coarse",
     is_flag=True,
@@ -131,11 +107,7 @@ def verify(
     steps: int,
     decoder: str,
     batch_size: int,
-    rotations: int | None,
-    mirrored: bool,
-    shifts: int,
-    crops: tuple[float | tuple[float, float], ...],
-    wide: bool,
+    looked_at: LookedAt,
     numbers: range | None,
     calibration: Path | None,
     coarse: bool,
@@ -164,26 +136,20 @@ def verify(
     find photos -name '*.jpg' -print0 | treering verify --from-file - --key alice -o report.parquet
     treering verify --key alice -- -oddly-named.png
     """
-    from watermark.calibration import Calibration
     from watermark.verify import Verifier
 
     check_usage(images, from_file, output, resume, form, coarse)
-    if wide and (rotations or shifts or crops or not mirrored):
-        raise click.UsageError(
-            "--wide looks in places of its own: give no --rotations, --shifts, --crop or --no-mirrored"
-        )
     chosen = chosen_keys(store, key_names, all_keys, model["model"], any_model=any_model, optional=bool(foreign))
     keys = with_foreign(chosen, foreign)
     loaded = load_model(**model)
     with understood(), progress_bar() as track:
-        transforms = looked_at(loaded.latent_shape, wide, rotations, mirrored, shifts, crops)
-        given = None if calibration is None else Calibration.load(calibration)
+        transforms = looked_at(loaded.latent_shape)
         fitting = {name: key for name, key in keys.items() if not all_keys or fits(name, key, loaded)}
         count = usual_workers() if workers is None else workers
         verifier = Verifier(
-            loaded, fitting, fpr, steps, decoder, batch_size, transforms, given, numbers or (), count
+            loaded, fitting, fpr, steps, decoder, batch_size, transforms, numbers=numbers or (), workers=count
         )
-        verifier = calibrated(verifier) if given is None else verifier
+        verifier = calibrated(verifier, calibration)
         verifier.prepare(lambda done, total: track("null images", done, total))
     names = partial(every_name, images, recursive, from_file)
     again = from_file is None or (from_file != "-" and Path(from_file).is_file())  # a pipe is read but once
@@ -218,26 +184,6 @@ def with_foreign(keys: Mapping[str, RingKey], files: tuple[Path, ...]) -> dict[s
                 raise Trouble(f"two keys are called {file.stem!r}; rename {file}")
             every[file.stem] = read_array_key(file)
     return every
-
-
-def looked_at(
-    shape: tuple[int, ...],
-    wide: bool,
-    rotations: int | None,
-    mirrored: bool,
-    shifts: int,
-    crops: tuple[float | tuple[float, float], ...],
-) -> tuple[Transform, ...]:
-    """The transformations that the options ask for, for latents (C, h, w)."""
-    from watermark.transforms import right_angles, transforms_of, wide_transforms
-
-    if wide:
-        return wide_transforms(shape)
-    angles = rotations or right_angles(shape)
-    count = angles * (1 + mirrored) * (2 * shifts + 1) ** 2 * (1 + len(set(crops)))
-    if count > MOST_TRANSFORMS:
-        raise Trouble(f"that is {count:,} transformations, more than {MOST_TRANSFORMS:,}")
-    return transforms_of(angles, mirrored, shifts, crops)
 
 
 def check_usage(
