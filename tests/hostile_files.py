@@ -81,7 +81,7 @@ def sound():
         "webp": encoded("WEBP", SMOOTH),
         "webp lossless": encoded("WEBP", lossless=True),
         "webp exact alpha off": encoded("WEBP", SMOOTH, quality=100, method=0),
-        "gif": encoded("GIF", palette),
+        "gif": encoded("GIF", palette, interlace=0),
         "gif interlaced": encoded("GIF", palette, interlace=1),
         "gif flat blocks": gif_of(gif_codes(GREY)),
         "bmp": encoded("BMP"),

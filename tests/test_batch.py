@@ -290,9 +290,17 @@ def test_few_verdicts_wait_for_one(tmp_path, monkeypatch):
         names.append(str(tmp_path / f"{i:02}"))
         Path(names[-1]).write_bytes(b"plain %d" % (0 if i % 30 else i))
     report = tmp_path / "r.jsonl"
-    verdicts = run(QuickVerifier(3), names, report)
+    waiting = []
+
+    def asked():
+        for i, name in enumerate(names):
+            waiting.append(i - report.read_bytes().count(b"\n"))
+            yield name
+
+    verdicts = run(QuickVerifier(3), asked(), report)
     assert [v.name for v in verdicts] == names
     assert len({v.sha256 for v in verdicts}) == 3 - 1
+    assert 10 <= max(waiting) <= 10 + 2 * 3
 
 
 def test_a_full_disk_leaves_whole_rows(files, tmp_path):

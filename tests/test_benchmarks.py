@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -165,6 +166,7 @@ def test_calibration_tests_are_those_of_the_library(nulls):
         sure = whitened < 0.01 if kind == "levels" else whitened > 0  # elsewhere the search has a bound for levels
         np.testing.assert_allclose(ours[:n, 3][sure], whitened[sure], rtol=0.01)
         assert (ours[:n, 3] >= whitened * 0.99).all()
+        assert (ours[:n, 3] <= np.minimum(1, 6 * whitened)).all()
         each = np.stack([detect(view, key).p_value for view in views(nulls.noise, transforms)])
         searched = found[f"{kind} | as it is | searched"].p[:, 3]
         if kind == "levels":
@@ -237,6 +239,7 @@ def test_keys_above_the_level_are_counted_and_expected():
     cell = rates.per_key(found, np.arange(1000), 1e-3)
     assert sum(int(part.split(":")[1]) for part in cell["keys by images"].split()) == 400
     assert cell["expected above"] == pytest.approx(400 * stats.binom.sf(3, 1000, 1e-3), rel=1e-3)
+    assert cell["above"] == (found.sum(0) > 3).sum() > 0
     assert abs(cell["above"] - cell["expected above"]) < 4 * cell["expected above"] ** 0.5
     assert not cell["established"]
     found[:20, 7] = True
@@ -274,7 +277,8 @@ def test_t_on_white_noise_is_nominal():
 
 
 def test_halves_of_the_calibration_share_no_photograph():
-    halves = [{null_images.photograph_of(i, 21) for i in range(1000) if i // 2 % 2 == half} for half in (0, 1)]
+    split = Calibration.halves(SimpleNamespace(families=range(1000)))
+    halves = [{null_images.photograph_of(int(i), 21) for i in own} for own, _ in split]
     assert not halves[0] & halves[1]
     assert halves[0] | halves[1] == set(range(21))
     counts = Counter(null_images.photograph_of(i, 21) for i in range(1000))

@@ -134,7 +134,7 @@ def test_the_residual_of_a_step_is_that_of_the_samplers_equation():
     ((t, s),) = schedule.steps
     p, q = coefficients("epsilon", t, s)
     missing = (p * solution.value + q * field(solution.value, t.t, None) - Z) / p
-    torch.testing.assert_close(solution.residual, missing.flatten(1).square().mean(1).sqrt())
+    torch.testing.assert_close(solution.residual, missing.flatten(1).square().mean(1).sqrt(), rtol=1e-5, atol=0)
 
 
 def test_a_one_step_flow_is_inverted_where_plain_iteration_oscillates():
@@ -226,12 +226,11 @@ def test_every_method_for_every_kind_of_model(method, kind):
     model = gaussian_model(scheduler=KINDS[kind])
     z = Z.float()
     z_0 = sample(model, z, steps=10)
-    if kind == "sample" and method not in ("naive", "auto", "midpoint", "shooting"):
-        method = "naive"
     solution = invert_diffusion(model, z_0, method=method, steps=10, prompt=None)
     assert solution.value.shape == z.shape
     assert solution.value.dtype == torch.float32
-    assert error(solution.value, z) < 0.5
+    rough = kind == "sample" and method in ("naive_next", "warm_start")  # the last step divides by a small σ
+    assert error(solution.value, z) < (1 if rough else 0.5)
     assert (solution.evaluations >= 10).all()
     if method in ("auto", "naive", "naive_next", "warm_start"):
         assert (solution.evaluations == 10).all()

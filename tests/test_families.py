@@ -190,9 +190,17 @@ def test_a_watermark_goes_all_the_way_round(name):
         return
     ae = model.autoencoder
     by_frame = z_0.ndim == 5 and ae.frame_factor is None
-    x = unfold_frames(ae.decode(fold_frames(z_0)), len(z_0)) if by_frame else ae.decode(z_0)
+
+    def decoded(z):
+        return unfold_frames(ae.decode(fold_frames(z)), len(z)) if by_frame else ae.decode(z)
+
+    x = decoded(z_0)
     recovered = invert_decoder(ae, x, steps=2)
     assert recovered.value.shape == z_0.shape
+    left = (decoded(recovered.value) - x).square()
+    left = left.mean((1, 3, 4) if by_frame else tuple(range(1, x.ndim))).sqrt()
+    torch.testing.assert_close(recovered.merit, left, rtol=1e-3, atol=1e-5)
+    assert (left <= invert_decoder(ae, x, method="encoder").merit * (1 + 1e-4)).all()
     back = invert_diffusion(model, recovered.value, steps=10)
     assert back.value.isfinite().all()
     p_value = detect(back.value, key).p_value

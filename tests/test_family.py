@@ -154,7 +154,7 @@ def test_the_least_p_is_that_of_a_perfect_fit(kind, d):
         found = max(sign_test(np.ones(d), np.ones(d)), angle_test(np.ones(1), d)[1][0])
     else:
         found = max(angle_test(np.ones(1), d)[1][0], TINY)
-    assert least_p(kind, d) == pytest.approx(found)
+    assert least_p(kind, d) == pytest.approx(found, rel=1e-6, abs=0)
 
 
 def test_null_images_that_are_too_few_for_the_level_make_it_inconclusive():

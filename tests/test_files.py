@@ -86,7 +86,10 @@ def test_without_hard_links_a_failure_reserves_no_name(tmp_path, monkeypatch):
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     seen, sync = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: seen.append(os.fstat(fd).st_size) or sync(fd))
+    monkeypatch.setattr(os, "fsync", lambda fd: seen.append((os.fstat(fd).st_size, listing(tmp_path))) or sync(fd))
     with appearing(tmp_path / "a") as part:
         part.write_text("whole")
-    assert seen == [5]
+    ((size, (name,)),) = seen
+    assert size == 5
+    assert name != "a"
+    assert listing(tmp_path) == ["a"]

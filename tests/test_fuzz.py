@@ -128,6 +128,7 @@ def test_fuzzing_by_coverage(tmp_path):
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     result = json.loads((tmp_path / "fuzz_guided.json").read_text())
+    assert result["found"].keys() == TARGETS.keys()
     for target, found in result["found"].items():
         assert set(found["counts"]) <= set(TARGETS[target])
         assert sum(found["counts"].values()) == 2000

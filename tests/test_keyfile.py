@@ -133,6 +133,9 @@ def test_other_spellings_of_a_key_file_are_refused(store, words, tmp_path):
             if fields[field] != value or type(fields[field]) is not type(value):
                 spelled.append(json.dumps(fields | {field: value}, indent=1).encode() + b"\n")
         spelled.append(json.dumps({k: v for k, v in fields.items() if k != field}, indent=1).encode() + b"\n")
+    bad.touch(0o600)  # nothing is wrong with its mode
+    bad.write_bytes(raw)
+    assert keyfile.read_key_file(bad, passphrase)[1] == store.get("alice")
     nonsense = [b"", b"[" * 9000, b"[" * 250_000, b"[1]", b'{"format": 1}', raw * 900, b"\xff\xfe", b"9" * 5000]
     for changed in (*cut, *spelled, *nonsense):
         bad.write_bytes(changed)

@@ -135,7 +135,7 @@ def test_intervals_are_over_keys():
         values = np.repeat(effects, 8) + 0.1 * rng.standard_normal(96)
         low, high = quality_tests.over_keys(quality_tests.by_key(values, 12))["ci95"]
         covered += low < 0 < high
-    assert covered > 165  # of 200; 12 keys make percentile intervals a little short
+    assert 165 < covered < 197  # of 200; 12 keys make percentile intervals a little short
 
 
 def test_a_trace_in_the_corners_is_told_from_one_elsewhere():

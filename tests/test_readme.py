@@ -77,12 +77,26 @@ def test_programs_run(place):
         assert done.returncode == 0, here + done.stderr
 
 
+def anchors(document):
+    """What links into a document may name: its headings, as GitHub spells them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def check_links(document):
+    links = re.findall(r"\]\(([^):#]*)(?:#([^)]*))?\)", document.read_text(encoding="utf-8"))
+    assert any(anchor for _, anchor in links)
+    for file, anchor in links:
+        target = document.parent / file if file else document
+        assert target.exists(), file
+        assert not anchor or anchor in anchors(target), (file, anchor)
+
+
 def test_make_targets_and_files_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^\$ make (\w+)", README, flags=re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
-    for link in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / link).exists(), link
+    check_links(ROOT / "README.md")
 
 
 def test_tables_are_those_of_the_results():
@@ -96,5 +110,4 @@ def test_every_result_is_shown():
     for file in (ROOT / "benchmarks" / "results").glob("*.png"):
         if file.stem != "demo":
             assert f"(results/{file.name})" in shown, file
-    for link in re.findall(r"\]\(([^)#:]+)\)", shown):
-        assert (ROOT / "benchmarks" / link).exists(), link
+    check_links(ROOT / "benchmarks" / "README.md")

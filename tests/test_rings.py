@@ -104,10 +104,10 @@ def test_noise_without_a_generator_is_white_and_never_the_same():
 
 
 def test_same_generator_same_noise_and_other_shapes_other_rings():
-    key = RingKey.generate(RINGS)
+    key = RingKey(bytes(32), RINGS)
     a, b = (watermarked_noise(key, (1, 4, 32, 32), generator=torch.Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(a, b)
-    assert not np.allclose(key_vector(key, (4, 32, 32))[:8], key_vector(key, (4, 32, 48))[:8])
+    assert abs(np.corrcoef(key_vector(key, (4, 32, 32))[:8], key_vector(key, (4, 32, 48))[:8])[0, 1]) < 0.5
 
 
 def test_the_default_device_does_not_matter():

@@ -151,7 +151,7 @@ def test_rates_and_areas_are_those_of_normal_scores():
 
 
 def test_intervals_of_areas_cover_the_truth_although_pairs_depend():
-    truth, covered = stats.norm.cdf(1 / 3**0.5), 0
+    truth, covered, widths = stats.norm.cdf(1 / 3**0.5), 0, []
     for seed in range(60):
         rng = np.random.default_rng([5, seed])
         pictures_own = rng.standard_normal((40, 1))  # what all keys see of a picture
@@ -159,7 +159,9 @@ def test_intervals_of_areas_cover_the_truth_although_pairs_depend():
         s = scoring.Scores(rng.standard_normal(40) - 1, null, np.arange(40), null, null)
         low, high = scoring.measure(scoring.outcome(s), nominal=False)["area"]["ci95"]
         covered += low <= truth <= high
+        widths.append(high - low)
     assert covered >= 50
+    assert np.median(widths) < 0.22
 
 
 def pairs_of(seed, level, common, own):

@@ -27,7 +27,7 @@ from diffusers import (
 )
 from diffusers.schedulers.scheduling_vq_diffusion import VQDiffusionScheduler
 
-from inversion.schedule import Level, coefficients, draws_noise, make_schedule
+from inversion.schedule import Level, coefficients, draws_noise, make_schedule, position
 from tests.problems import SD_BETAS
 
 FIRST_ORDER = {"solver_order": 1, "lower_order_final": True}
@@ -166,6 +166,8 @@ def test_levels_between_lie_between(name):
     for t, s in schedule.steps:
         half = schedule.between(s, t)
         assert s.sigma < half.sigma <= t.sigma
+        a, m, b = (position(schedule.kind, level) for level in (s, half, t))
+        assert m == pytest.approx((a + b) / 2)
         assert min(s.t, t.t) - 1 <= half.t <= t.t + 1
         start = schedule.between(s, t, 0.0)
         assert (start.alpha, start.sigma) == pytest.approx((s.alpha, s.sigma), abs=1e-6)
@@ -178,6 +180,9 @@ def test_ddim_like_schedulers_keep_their_own_defaults(kind):
     bar = scheduler.alphas_cumprod.double()
     for t, _ in schedule.steps:
         assert t.alpha == pytest.approx(float(bar[int(t.t)]) ** 0.5, rel=1e-6)
+    assert schedule.steps[0][0].t == 950
+    last = float(getattr(scheduler, "final_alpha_cumprod", 1.0))
+    assert schedule.steps[-1][1].alpha == pytest.approx(last**0.5, rel=1e-9)
 
 
 @pytest.mark.parametrize(
