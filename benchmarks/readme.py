@@ -22,7 +22,7 @@ from benchmarks.kept import weights
 from benchmarks.record import RESULTS
 
 DOCUMENTS = (RESULTS.parents[1] / "README.md", RESULTS.parent / "README.md")
-UNTOLD = dict.fromkeys(("identification", "throughput"), "f45a84efb4914852")
+UNTOLD = {"throughput": "f45a84efb4914852"}
 """The weights of results that were written before these benchmarks recorded them."""
 
 MARKER = re.compile(r"^<!-- (/?)([\w.]+) -->$", re.MULTILINE)
