@@ -63,7 +63,11 @@ def fits(name: str, key: Any, model: LatentDiffusionModel) -> bool:  # noqa: ANN
 
 
 def calibrated(verifier: Verifier, given: Path | None) -> Verifier:
-    """A verifier with the calibration that was given, else its model's; says on stderr if that does not fit."""
+    """A verifier with the calibration that was given, else its model's; says on stderr if its model's does not fit.
+
+    Raises:
+        CalibrationError: if the one that was given does not fit or cannot be read.
+    """
     from watermark.calibration import Calibration
     from watermark.verify import calibration_file, with_calibration
 
