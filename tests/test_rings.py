@@ -26,6 +26,15 @@ def test_rings_are_closed_under_conjugation_and_leave_the_centre_alone(shape):
     assert rings.count >= 16 or len(rings.channels) == shape[0]
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, (4, 32, 48), (4, 23, 18)])
+def test_bins_of_the_transform_of_real_noise_are_those_of_the_whole_one(shape):
+    rings, z = rings_for(shape), np.random.default_rng(1).standard_normal(shape[-2:])
+    places, conjugated = rings.in_rfft
+    there = np.fft.rfft2(z).ravel()[places]
+    assert 0 < conjugated.sum() < len(places)
+    assert np.where(conjugated, there.conj(), there) == pytest.approx(np.fft.fft2(z).ravel()[rings.half], abs=1e-9)
+
+
 def test_layout_for_known_sizes():
     assert (rings_for((4, 32, 32)).channels, rings_for((4, 32, 32)).radii) == ((0, 3), tuple(range(3, 11)))
     assert (rings_for((1, 4, 64, 64)).channels, rings_for((4, 64, 64)).radii) == ((0,), tuple(range(3, 21)))

@@ -51,8 +51,10 @@ def noise_vector(noise: Tensor | NDArray[np.floating], pattern: Pattern) -> tupl
 def coordinates(marked: Array, rings: Rings, kind: str) -> tuple[Array, Array]:
     """:func:`noise_vector` of the marked channels (B, channels, [F,] H, W) alone."""
     z = marked if marked.ndim == 5 else marked[:, :, None]
-    spectrum = fft.fft2(z).reshape(*z.shape[:3], -1)
-    bins = spectrum[..., rings.half] / np.sqrt(z.shape[-2] * z.shape[-1])
+    spectrum = fft.rfft2(z).reshape(*z.shape[:3], -1)
+    places, conjugated = rings.in_rfft
+    bins = spectrum[..., places] / np.sqrt(z.shape[-2] * z.shape[-1])
+    np.conjugate(bins, out=bins, where=conjugated)
     energy = 2 * (bins.real**2 + bins.imag**2).sum((1, 2, 3))
     total = bins.sum(2) / np.sqrt(bins.shape[2])
     if kind == "dense":

@@ -45,6 +45,14 @@ class Rings:
         flat = np.flatnonzero(self.index.ravel() >= 0)
         return flat[flat < self.conjugate(flat)]
 
+    @property
+    def in_rfft(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """(P,) flat positions in ``rfft2`` of the bins of :attr:`half`, and which are there as their conjugates."""
+        width = self.index.shape[1]
+        absent = self.half % width > width // 2
+        there = np.where(absent, self.conjugate(self.half), self.half)
+        return there // width * (width // 2 + 1) + there % width, absent
+
     def conjugate(self, flat: NDArray[np.int64]) -> NDArray[np.int64]:
         """Flat positions of the conjugates of bins, of which F(−k) = F(k)* for real noise."""
         height, width = self.index.shape
