@@ -16,7 +16,8 @@ from watermark.foreign import ArrayKey, Complex, conjugate_bins
 from watermark.keys import Pattern, RingKey
 from watermark.published_keys import tree_ring_key
 from watermark.search import key_matrix, search_vectors
-from watermark.transforms import Transform, views
+from watermark.transforms import Transform
+from watermark.views import views
 
 OURS = ("dense", "rings", "levels")
 KINDS = (*OURS, "tree-ring", "unmarked")

@@ -17,8 +17,9 @@ from watermark.foreign import ArrayKey, conjugate_bins, coordinates
 from watermark.keys import Pattern
 from watermark.published_keys import constant_ring_key, tree_ring_key
 from watermark.search import key_matrix, search_vectors
-from watermark.transforms import IDENTITY, Transform, plain_transforms, views
+from watermark.transforms import IDENTITY, Transform, plain_transforms
 from watermark.verify import Verifier
+from watermark.views import views
 
 Rows = NDArray[np.int64]
 

@@ -39,7 +39,8 @@ from watermark.features import key_spectrum, key_vector, noise_vector
 from watermark.foreign import ArrayKey, detect_array
 from watermark.keys import Pattern
 from watermark.search import key_matrix
-from watermark.transforms import IDENTITY, Transform, plain_transforms, views
+from watermark.transforms import IDENTITY, Transform, plain_transforms
+from watermark.views import views
 
 
 def test_nmse_is_in_decibels():

@@ -12,8 +12,9 @@ from watermark.detection import TINY, angle_test, least_p, sign_test
 from watermark.family import NOTABLE, Family
 from watermark.foreign import ArrayKey, detect_array
 from watermark.published_keys import tree_ring_key
-from watermark.transforms import IDENTITY, UNCHANGED, Transform, plain_transforms, transforms_of, undo
+from watermark.transforms import IDENTITY, UNCHANGED, Transform, plain_transforms, transforms_of
 from watermark.verdict import INCONCLUSIVE, KEY_BASED, MODEL_BASED, NOT_DETECTED, NULL_BASED, WATERMARKED
+from watermark.views import undo
 
 DENSE = [RingKey(bytes([i]) * 32) for i in range(6)]
 RINGS = RingKey(bytes([50]) * 32, Pattern("rings"))

@@ -28,7 +28,8 @@ from inversion import LatentDiffusionModel
 from inversion.anderson import anderson
 from watermark.detection import angle_test, detect
 from watermark.foreign import ArrayKey, detect_array
-from watermark.transforms import plain_transforms, views, wide_transforms
+from watermark.transforms import plain_transforms, wide_transforms
+from watermark.views import views
 
 SHAPE = (4, 32, 32)
 

@@ -5,7 +5,8 @@ from scipy import stats
 
 from watermark import Pattern, RingKey, detect, watermarked_noise
 from watermark.search import holm, key_matrix, p_of, random_directions, search, search_vectors
-from watermark.transforms import Transform, undo
+from watermark.transforms import Transform
+from watermark.views import undo
 
 SHAPE = (4, 32, 32)
 ANGLES = tuple(Transform(angle=10.0 * i) for i in range(36))

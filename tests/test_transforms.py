@@ -3,7 +3,12 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from watermark.transforms import Transform, transforms_of, undo, views, wide_transforms
+from watermark import Pattern
+from watermark import views as module
+from watermark.features import coordinates, marked_bins
+from watermark.rings import rings_for
+from watermark.transforms import Transform, transforms_of, wide_transforms
+from watermark.views import coordinates_through, undo, views
 
 RNG = np.random.default_rng(5)
 SHAPES = [(2, 3, 32, 32), (1, 2, 24, 40), (2, 1, 3, 31, 32), (1, 1, 1, 7)]
@@ -48,6 +53,31 @@ def test_what_neighbours_share_is_not_mixed_up():
     for order in (np.arange(len(every)), RNG.permutation(len(every))):
         for i, view in zip(order, views(z, [every[i] for i in order]), strict=True):
             np.testing.assert_array_equal(view, undo(z, every[i]))
+
+
+@pytest.mark.parametrize("kind", ["dense", "rings", "levels"])
+@pytest.mark.parametrize("shape", [(3, 4, 32, 32), (2, 4, 31, 40), (2, 4, 3, 17, 18)])
+def test_shifted_views_are_transformed_once(kind, shape, monkeypatch):
+    """Coordinates through shifts by whole pixels are those of the shifted noise, and need no transform of it."""
+    rings = rings_for(shape, Pattern(kind))
+    marked = RNG.standard_normal((shape[0], len(rings.channels), *shape[2:]))
+    every = [
+        *(*transforms_of(3, mirrored=True, shifts=2, crops=(0.8, (1.0, 0.75))), Transform(shift=(0.5, 1))),
+        *(
+            Transform(shift=(-20, 35), crop=0.9),
+            Transform(flip=True, shift=(-3, 1.25)),
+            Transform(360, shift=(1, 2)),
+        ),
+    ]
+    every = [every[i] for i in RNG.permutation(len(every))]
+    wanted = np.stack([coordinates(undo(marked, t), rings, kind)[0] for t in every], 1)
+    looked = []
+    monkeypatch.setattr(module, "marked_bins", lambda z, _: looked.append(z) or marked_bins(z, rings))
+    found = coordinates_through(marked, every, rings, kind)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-11)
+    assert len(looked) == 3 * 2 * (2 * 25 + 1) + 2 + 2  # of angle 0 one, of others every shift
+    alone = coordinates_through(marked[1:2], every, rings, kind)
+    np.testing.assert_array_equal(alone, found[1:2])
 
 
 def test_turning_is_undone_in_the_picture_convention():

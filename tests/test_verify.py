@@ -16,8 +16,9 @@ from watermark.generate import file_name, generate
 from watermark.numbered import confirm
 from watermark.reading.fitting import as_tensor, fit
 from watermark.reading.images import from_image
-from watermark.transforms import Transform, transforms_of, undo
+from watermark.transforms import Transform, transforms_of
 from watermark.verdict import INCONCLUSIVE, NOT_DETECTED, UNREADABLE, WATERMARKED
+from watermark.views import undo
 
 OTHER = RingKey(b"\x42" * 32)
 

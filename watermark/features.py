@@ -50,19 +50,29 @@ def noise_vector(noise: Tensor | NDArray[np.floating], pattern: Pattern) -> tupl
 
 def coordinates(marked: Array, rings: Rings, kind: str) -> tuple[Array, Array]:
     """:func:`noise_vector` of the marked channels (B, channels, [F,] H, W) alone."""
+    bins, energy = marked_bins(marked, rings)
+    return as_coordinates(bins, rings, kind), energy
+
+
+def marked_bins(marked: Array, rings: Rings) -> tuple[NDArray[np.complex128], Array]:
+    """F/n of one bin of every pair, (B, channels, P), summed over F frames over √F, and the energy of all (B,)."""
     z = marked if marked.ndim == 5 else marked[:, :, None]
     spectrum = fft.rfft2(z).reshape(*z.shape[:3], -1)
     places, conjugated = rings.in_rfft
     bins = spectrum[..., places] / np.sqrt(z.shape[-2] * z.shape[-1])
     np.conjugate(bins, out=bins, where=conjugated)
     energy = 2 * (bins.real**2 + bins.imag**2).sum((1, 2, 3))
-    total = bins.sum(2) / np.sqrt(bins.shape[2])
+    return bins.sum(2) / np.sqrt(bins.shape[2]), energy
+
+
+def as_coordinates(bins: NDArray[np.complex128], rings: Rings, kind: str) -> Array:
+    """Bins (B, channels, P) of :func:`marked_bins` as coordinates (B, d)."""
     if kind == "dense":
-        parts = np.stack([total.real, total.imag], -1) * np.sqrt(2)
-        return parts.reshape(len(total), -1), energy
+        parts = np.stack([bins.real, bins.imag], -1) * np.sqrt(2)
+        return parts.reshape(len(bins), -1)
     membership = np.eye(len(rings.radii))[rings.index.ravel()[rings.half]]
-    y = 2 * total.real @ membership / np.sqrt(rings.bins)
-    return y.reshape(len(total), rings.count), energy
+    y = 2 * bins.real @ membership / np.sqrt(rings.bins)
+    return y.reshape(len(bins), rings.count)
 
 
 def groups(shape: tuple[int, ...], pattern: Pattern) -> NDArray[np.int64]:

@@ -15,7 +15,8 @@ from watermark.features import Array
 from watermark.foreign import ArrayKey, detect_array
 from watermark.keys import Pattern, RingKey
 from watermark.search import key_matrix, search_vectors
-from watermark.transforms import IDENTITY, Transform, views
+from watermark.transforms import IDENTITY, Transform
+from watermark.views import views
 
 CHUNK = 64
 """Null images whose views are held at a time."""

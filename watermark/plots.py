@@ -22,9 +22,9 @@ from watermark.files import appearing
 from watermark.keys import RingKey
 from watermark.reports.tables import p_text, printable
 from watermark.rings import Rings, rings_for
-from watermark.transforms import undo
 from watermark.verdict import WATERMARKED, Verdict
 from watermark.verify import Examined
+from watermark.views import undo
 
 GREEN, GREY = "#1a7f37", "#57606a"
 

@@ -39,6 +39,10 @@ class Rings:
         """m, the number of rings in all marked channels together."""
         return len(self.channels) * len(self.radii)
 
+    def dimension(self, kind: str) -> int:
+        """d, how many coordinates noise has for keys of a kind."""
+        return 2 * len(self.channels) * len(self.half) if kind == "dense" else self.count
+
     @property
     def half(self) -> NDArray[np.int64]:
         """(P,) flat positions of one bin of every marked conjugate pair."""

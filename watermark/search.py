@@ -20,7 +20,8 @@ from watermark.detection import TINY, angle_test, scale_of, sign_test
 from watermark.features import Array, as_noise, coordinates, key_vector
 from watermark.keys import Pattern, RingKey
 from watermark.rings import Rings, rings_for
-from watermark.transforms import IDENTITY, Transform, views
+from watermark.transforms import IDENTITY, Transform
+from watermark.views import coordinates_through, views
 
 MOST_NUMBERS = 2**26
 """At most so many numbers, half a GiB, are in each array of views of samples, or of their fits."""
@@ -158,9 +159,8 @@ def best_fits(
     best = np.full((len(marked), len(directions)), -np.inf)
     where = np.zeros(best.shape, dtype=np.int64)
     for first in range(0, len(transforms), most):
-        seen = [coordinates(view, rings, kind)[0] for view in views(marked, transforms[first : first + most])]
-        for i in range(len(marked)):
-            y = np.stack([plain[i] for plain in seen]) / scale
+        for i, plain in enumerate(coordinates_through(marked, transforms[first : first + most], rings, kind)):
+            y = plain / scale
             norm = np.linalg.norm(y, axis=1)
             if not (norm > 0).all():
                 raise ValueError("noise is zero on all rings: nothing to test")

@@ -31,8 +31,9 @@ from watermark.keys import Pattern, RingKey
 from watermark.numbered import Confirmation, confirm
 from watermark.reading.decoding import Decoded, decoded
 from watermark.reading.fitting import as_tensor
-from watermark.transforms import UNCHANGED, Transform, plain_transforms, undo
+from watermark.transforms import UNCHANGED, Transform, plain_transforms
 from watermark.verdict import INCONCLUSIVE, WATERMARKED, Verdict
+from watermark.views import undo
 
 ANYBODY = "a key of zeros says that an image is marked, not by whom"
 NOT_FINITE = "the recovered noise is not finite; try --dtype fp32"
