@@ -1,4 +1,4 @@
-"""Is there a mark? ROC curves on clean pictures, by how the latent is recovered and by what is tested.
+"""Is there a mark in a clean picture? By how the latent is recovered, and by what is tested.
 
     python -m benchmarks.detection            100 pictures of each kind, three hours on a core; resumes
     python -m benchmarks.detection --quick    2 of each, few iterations; under a minute
@@ -63,7 +63,9 @@ def analyse(noise: dict[Cell, NDArray[np.float16]], keys: int) -> Json:
         adjusted = holm(np.array([cell[name] for cell in tests])).tolist()
         for cell, p in zip(tests, adjusted, strict=True):
             cell[f"{name}, Holm"] = tidy(p)
-    logs = {t: {r: tidy(np.sort(np.log10(found[r, t].scores.own))) for r in RECOVERIES} for t in ("dense", RINGS)}
+    own = {t: {r: found[r, t].scores.own for r in RECOVERIES} for t in ("dense", RINGS)}
+    own |= {kind: {r: weak[r, kind] for r in RECOVERIES} for kind in WEAK}
+    logs = {t: {r: tidy(np.sort(np.log10(p))) for r, p in of_test.items()} for t, of_test in own.items()}
     shares = {
         kind: {
             r: {
