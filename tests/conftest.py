@@ -56,4 +56,4 @@ def folder(tmp_path_factory, marked, unmarked):
 
 def pytest_collection_modifyitems(items):
     """What takes longest goes first, so that no worker is left alone with it."""
-    items.sort(key=lambda item: item.path.name not in {"test_readme.py", "test_demo.py"})
+    items.sort(key=lambda item: item.path.name not in {"test_readme.py", "test_demo.py", "test_verify.py"})
