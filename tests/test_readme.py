@@ -1,9 +1,7 @@
 """The README's commands and programs run in one empty directory; its numbers are those of the results."""
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -55,22 +53,15 @@ def test_commands_run(work, tmp_path, monkeypatch):
         assert main(arguments) == 0, line
 
 
-def test_programs_run(work):
+def test_programs_run(work, monkeypatch):
+    monkeypatch.chdir(work)
     programs = blocks("python")
     assert len(programs) >= 2
     for program in programs:
         here = program
         for hub, local in HERE.items():
             here = here.replace(hub, local)
-        done = subprocess.run(
-            [sys.executable, "-c", here],
-            cwd=work,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, here + done.stderr
+        exec(compile(here, "README.md", "exec"), {})  # noqa: S102
 
 
 def anchors(document):
