@@ -489,6 +489,7 @@ def test_odd_file_names(workplace, capsys):
             assert [json.loads(line)["name"] for line in out.splitlines()] == names
         assert "nonsense" not in out
         assert all(line.isprintable() for line in out.replace("\r\n", "\n").split("\n"))
+        assert "new\nline" not in out
         assert "-dash.png" in out
         assert "[red]x.png" in out
 

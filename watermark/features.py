@@ -96,7 +96,7 @@ def key_vector(key: RingKey, shape: tuple[int, ...]) -> Array:
     marked = len(rings.channels) * int(rings.bins.sum())
     if pattern.kind == "zeros":
         return np.zeros(rings.count)
-    d = marked if pattern.kind == "dense" else rings.count
+    d = rings.dimension(pattern.kind)
     height, width = shape[-2:]
     depth = shape[0] if len(shape) == 3 else shape[1]
     size = f"{depth}x{height}x{width}"
