@@ -1,6 +1,7 @@
 """Marks in pictures that exist: on a linear model, where the smallest change is known."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,6 +115,15 @@ def test_a_mark_costs_no_more_than_the_smallest_change(verifier, method):
         assert one.ssim == ssim(original, one.pixels)
 
 
+def test_changes_that_rounding_wipes_out_are_made_larger(verifier):
+    """A picture of so little contrast that ρ = 0.2 takes less than half a level of 8 bits everywhere."""
+    faint = np.rint(128 + (picture(3) - 128.0) / 25).astype(np.uint8)
+    (found,) = mark(verifier, [faint], strength=0.2)
+    assert found.holds
+    assert found.rounds > 2
+    assert found.verdict.rho == pytest.approx(0.2, abs=0.03)
+
+
 def test_a_bound_on_psnr_is_kept_and_the_mark_refused(verifier):
     (found,) = mark(verifier, [picture(3)], strength=0.5, min_psnr=45)
     assert not found.holds
@@ -211,6 +221,9 @@ def test_steps_that_miss_are_tried_again_in_part(model):
     judge(lost, 1.0, tried, False, blank, blank, 0.05, 0.4)
     assert float(lost.step.mean()) == pytest.approx(0.25)
     assert lost.pixels is lost.original
+    wiped = replace(attempt(model), step=torch.full((3, 64, 64), 0.2 / 127.5))
+    judge(wiped, 1.0, wiped.original, False, blank, blank, 0.0, 0.4)
+    assert float(wiped.step.mean()) == pytest.approx(0.4 / 127.5)  # so little is lost when it is rounded to 8 bits
     short = attempt(model)
     judge(short, 0.5, tried, False, blank, blank, 0.2, 0.4)
     assert float(short.change.mean()) == pytest.approx(0.5)

@@ -17,6 +17,8 @@ from watermark.verify import Verifier
 
 NEAR = 0.01
 """How near to the wanted correlation is near enough."""
+ROUNDED = 0.5 / 127.5
+"""RMS of a change in [-1, 1] of half a level of 8 bits: pictures that are rounded keep little of what is less."""
 
 
 @dataclass
@@ -88,7 +90,11 @@ def attempted(
 def judge(
     a: Attempt, share: float, pixels: Pixels, at_bound: bool, z: Tensor, noise: Tensor, rho: float, strength: float
 ) -> None:
-    """Take what was tried; or try a part of it next if it went too far, or less of it if nothing was gained."""
+    """Take what was tried, or try another part of it next.
+
+    If it went too far, that is as much as should do; if nothing was gained, a quarter, or twice as much where
+    rounding to 8 bits left next to nothing of it.
+    """
     assert a.step is not None  # noqa: S101 - set before anything is tried
     a.rounds += 1
     if better(rho, a.found, strength - NEAR):
@@ -97,7 +103,7 @@ def judge(
     if share == 0:
         a.done = a.at_bound = True
     elif not risen > 0:
-        a.step = step / 4
+        a.step = step * 2 if step.square().mean().sqrt() < ROUNDED else step / 4
     elif risen > wanted + 2 * NEAR:
         a.step = step * (wanted / risen)
     else:
