@@ -8,9 +8,8 @@ radius 6 in channel 0, 100 prompts, 50 steps of DDIM at guidance 7.5, 50 steps o
 guidance known, and gives a picture to the key at the smallest L1 distance. Here are the same rings, but for these
 differences: Sapling has a latent of 32 × 32 for 64 × 64, so that radius 6 reaches higher frequencies; a set at the
 radius in proportion, 3, has fewer rings; noise is recovered with 10 steps of our default, too, and with neither
-prompt nor guidance; the decoder runs in float32, the diffusion network in bfloat16, theirs in float32. Beside
-them are the same rings in the channel whose noise the encoder recovers worst; three keys of ``rings`` and of
-``dense``; and many weak keys in that channel.
+prompt nor guidance. Beside them are the same rings in the channel whose noise the encoder recovers worst; three
+keys of ``rings`` and of ``dense``; and many weak keys in that channel. Both networks run in float32, as theirs do.
 
 Every picture is inverted by the encoder alone, and by Anderson acceleration, all the way and shrunk, which is the
 default of verification. Both published methods are slow, so that they only invert the pictures of the first set, of
@@ -50,7 +49,6 @@ from benchmarks.classification_latents import (
     SEED,
     TRUE,
     UNKNOWN,
-    Models,
     Run,
     file_of,
     methods_of,
@@ -62,6 +60,7 @@ from benchmarks.classification_report import draw, readme_table
 from benchmarks.kept import kept
 from benchmarks.rates import tidy
 from benchmarks.record import RESULTS, resume, write
+from inversion import LatentDiffusionModel
 from inversion.embedded import data_folder
 from watermark.features import Array
 from watermark.foreign import ArrayKey
@@ -218,20 +217,22 @@ def main(quick: bool, model: str, prompts: Path | None, output: Path) -> None:
     run = QUICK if quick else FULL
     lines = (prompts or data_folder() / "prompts" / "hundred.txt").read_text(encoding="utf-8").split("\n")
     lines = [line.strip() for line in lines if line.strip()]
-    models = Models.load(model)
-    channels, height, width = models.decoder.latent_shape
+    loaded = LatentDiffusionModel.load(model, dtype="fp32")
+    if len(loaded.latent_shape) != 3:
+        raise click.BadParameter(f"{model!r} is a model of videos, and only pictures can be classified")
+    channels, height, width = loaded.latent_shape
     sets = key_sets((channels, height, width))
-    noise = recovered(models, lines, sets, run, output)
-    settings = run.settings(models, lines, sets) | {"quick": quick, "level": LEVEL}
+    noise = recovered(loaded, lines, sets, run, output)
+    settings = run.settings(loaded, lines, sets) | {"quick": quick, "level": LEVEL}
     settings["pictures"] = {s.name: run.pictures(s) for s in sets}
     result = resume("classification", settings, output)
     result["cells"], result["recovery"] = analyse(sets, noise), recovery(noise)
-    result["exact noise"] = exact(sets, models.decoder.latent_shape)
+    result["exact noise"] = exact(sets, loaded.latent_shape)
     if "cost" not in result:
-        latents = kept(file_of(models, lines, sets, run, output))[f"{NONE} | {TRUE}"]
-        x = pictures(models.decoder, torch.from_numpy(latents[: 1 if quick else 4]))
-        result["cost"] = seconds(models.decoder, x, run, 1 if quick else 7)
-        result["memory"] = memory(models.decoder, x)
+        latents = kept(file_of(loaded, lines, sets, run, output))[f"{NONE} | {TRUE}"]
+        x = pictures(loaded, torch.from_numpy(latents[: 1 if quick else 4]))
+        result["cost"] = seconds(loaded, x, run, 1 if quick else 7)
+        result["memory"] = memory(loaded, x)
     path = write("classification", result, output)
     draw(result, path.with_suffix(".png"))
     click.echo(readme_table(result))

@@ -61,33 +61,20 @@ class Run:
         """How many pictures of a set there are."""
         return min(self.most, of.pictures)
 
-    def settings(self, models: Models, prompts: Sequence[str], sets: Sequence[KeySet]) -> dict[str, Any]:
+    def settings(
+        self, model: LatentDiffusionModel, prompts: Sequence[str], sets: Sequence[KeySet]
+    ) -> dict[str, Any]:
         """What latents and noise depend on, but for the numbers of pictures."""
         return {
-            "model": models.decoder.name,
+            "model": model.name,
+            "dtype": str(model.dtype).removeprefix("torch."),
             "prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16],
             "seed": SEED,
             "guidance": GUIDANCE,
-            "weights": weights(models.decoder.name),
+            "weights": weights(model.name),
             "methods": {name: decoder_inversion(method) for name, method in METHODS.items()},
             "sets": [f"{s.name} ({s.strength:g}, {s.per_prompt} a prompt)" for s in sets],
         } | {k: v for k, v in asdict(self).items() if k != "most"}
-
-
-@dataclass(frozen=True)
-class Models:
-    """One model twice: its autoencoder in float32, its diffusion network in bfloat16."""
-
-    decoder: LatentDiffusionModel
-    diffusion: LatentDiffusionModel
-
-    @classmethod
-    def load(cls, name: str) -> Models:
-        """Sapling, a local folder, or a model of the hub; a ValueError for one of videos."""
-        models = cls(*(LatentDiffusionModel.load(name, dtype=dtype) for dtype in ("fp32", "bf16")))
-        if len(models.decoder.latent_shape) != 3:
-            raise ValueError(f"{name!r} is a model of videos, and only pictures can be classified")
-        return models
 
 
 def ways(own: KeySet) -> tuple[str, ...]:
@@ -101,10 +88,10 @@ def methods_of(own: KeySet) -> tuple[str, ...]:
 
 
 def recovered(
-    models: Models, prompts: Sequence[str], sets: Sequence[KeySet], run: Run, folder: Path
+    model: LatentDiffusionModel, prompts: Sequence[str], sets: Sequence[KeySet], run: Run, folder: Path
 ) -> dict[str, NDArray[np.float64]]:
     """``set | method | way`` → noise (pictures, C, h, w); what is in the folder is not made again."""
-    path = file_of(models, prompts, sets, run, folder)
+    path = file_of(model, prompts, sets, run, folder)
     found: Arrays = kept(path)
     jobs: list[tuple[str, int, Callable[[range], Tensor]]] = []
     for own in sets:
@@ -112,12 +99,12 @@ def recovered(
         for method in (TRUE, *methods_of(own)):
             name, count = f"{own.name} | {method}", run.pictures(own)
             if method == TRUE:
-                jobs.append((name, count, partial(generated, models.diffusion, own, told, run.steps)))
+                jobs.append((name, count, partial(generated, model, own, told, run.steps)))
             else:
                 truth = f"{own.name} | {TRUE}"
-                jobs.append((name, count, partial(inverted, models.decoder, method, run, found, truth)))
+                jobs.append((name, count, partial(inverted, model, method, run, found, truth)))
             for way in ways(own):
-                diffuse = partial(noise, models.diffusion, found, name, told, way, run)
+                diffuse = partial(noise, model, found, name, told, way, run)
                 jobs.append((f"{name} | {way}", count, diffuse))
     batches = [
         (name, make, range(start, min(start + BATCH, count)))
@@ -136,9 +123,11 @@ def recovered(
     return {name: found[name][:count].astype(np.float64) for name, count, _ in jobs if name.count(" | ") == 2}
 
 
-def file_of(models: Models, prompts: Sequence[str], sets: Sequence[KeySet], run: Run, folder: Path) -> Path:
+def file_of(
+    model: LatentDiffusionModel, prompts: Sequence[str], sets: Sequence[KeySet], run: Run, folder: Path
+) -> Path:
     """Where latents and noise are kept."""
-    return kept_file(folder, "classification", run.settings(models, prompts, sets))
+    return kept_file(folder, "classification", run.settings(model, prompts, sets))
 
 
 def generated(model: LatentDiffusionModel, own: KeySet, told: Sequence[str], steps: int, rows: range) -> Tensor:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from benchmarks import classification, classification_latents, classification_report
 from benchmarks.classification_keys import NONE, KeySet, angles, distances, key_sets, marked_noise, mcnemar, share
-from benchmarks.classification_latents import AS_PUBLISHED, KNOWN, METHODS, SEED, TRUE, Models, Run, ways
+from benchmarks.classification_latents import AS_PUBLISHED, KNOWN, METHODS, SEED, TRUE, Run, ways
 from watermark.detection import detect
 from watermark.features import noise_vector
 from watermark.foreign import detect_array
@@ -169,9 +169,9 @@ def test_methods_are_compared_on_the_same_pictures_and_reported(sets, tmp_path):
 def test_latents_are_kept_and_only_the_missing_ones_made(sapling, sets, tmp_path, monkeypatch):
     monkeypatch.setattr(classification_latents, "METHODS", {"encoder": "encoder", "gradient": "gradient"})
     monkeypatch.setattr(classification_latents, "BATCH", 1)
-    models, run = Models(sapling, sapling), Run(most=1, iterations=1, steps=2, inversion_steps=2)
+    run = Run(most=1, iterations=1, steps=2, inversion_steps=2)
     own = (sets[1],)
-    first = classification_latents.recovered(models, ["a rose"], own, run, tmp_path)
+    first = classification_latents.recovered(sapling, ["a rose"], own, run, tmp_path)
     assert {len(z) for z in first.values()} == {1}
     made = []
     generate = classification_latents.generated
@@ -181,21 +181,21 @@ def test_latents_are_kept_and_only_the_missing_ones_made(sapling, sets, tmp_path
         return generate(*arguments)
 
     monkeypatch.setattr(classification_latents, "generated", counted)
-    more = classification_latents.recovered(models, ["a rose"], own, replace(run, most=2), tmp_path)
+    more = classification_latents.recovered(sapling, ["a rose"], own, replace(run, most=2), tmp_path)
     assert made == [range(1, 2)]
     for name, z in more.items():
         assert len(z) == 2
         np.testing.assert_array_equal(z[:1], first[name])
-    again = classification_latents.recovered(models, ["a rose"], own, run, tmp_path)
+    again = classification_latents.recovered(sapling, ["a rose"], own, run, tmp_path)
     assert made == [range(1, 2)]
     assert {len(z) for z in again.values()} == {1}
-    with np.load(classification_latents.file_of(models, ["a rose"], own, run, tmp_path)) as kept:
+    with np.load(classification_latents.file_of(sapling, ["a rose"], own, run, tmp_path)) as kept:
         z, encoded = (torch.from_numpy(kept[f"{own[0].name} | {m}"]) for m in (TRUE, "encoder"))
     x = classification_latents.pictures(sapling, z)
     torch.testing.assert_close(
         sapling.autoencoder.encode(x), encoded, atol=0.02, rtol=0
     )  # a level of 8 bits, here and there
-    classification_latents.recovered(models, ["a tiger"], own, run, tmp_path)
+    classification_latents.recovered(sapling, ["a tiger"], own, run, tmp_path)
     assert made[-1] == range(1)
     assert len(list(tmp_path.iterdir())) == 2  # other prompts destroy nothing
 
