@@ -217,6 +217,15 @@ def test_noise_is_recovered_with_the_prompt_of_each_picture(sapling):
     assert 0 < error(told, AS_PUBLISHED) < error(told[::-1], AS_PUBLISHED)
 
 
+def test_models_of_videos_are_refused(sapling, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        classification.LatentDiffusionModel, "load", lambda *_, **__: replace(sapling, latent_shape=(4, 2, 8, 8))
+    )
+    done = CliRunner().invoke(classification.main, ["--quick", "--model", "wan", "-o", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "'wan' is a model of videos" in done.output
+
+
 @pytest.mark.slow
 def test_quick_run(tmp_path):
     done = CliRunner().invoke(classification.main, ["--quick", "-o", str(tmp_path)], catch_exceptions=False)
