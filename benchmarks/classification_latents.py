@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from benchmarks.classification_keys import KeySet, marked_noise
+from benchmarks.classification_keys import SEED, KeySet, marked_noise
 from benchmarks.kept import Arrays, decoder_inversion, keep, kept, kept_file, weights
 from benchmarks.latents import round_to_8_bits
 from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion, sample
@@ -36,7 +36,7 @@ PUBLISHED = ("gradient-free", "gradient")
 
 TRUE = "true latent"
 KNOWN, UNKNOWN, AS_PUBLISHED = "known", "unknown", "known, 50 naive steps"
-SEED, GUIDANCE, BATCH = 6, 7.5, 16
+GUIDANCE, BATCH = 7.5, 16
 BETWEEN_SAVES = 60
 """Seconds after which what was made is saved."""
 
@@ -73,7 +73,7 @@ class Run:
             "guidance": GUIDANCE,
             "weights": weights(model.name),
             "methods": {name: decoder_inversion(method) for name, method in METHODS.items()},
-            "sets": [f"{s.name} ({s.strength:g}, {s.per_prompt} a prompt)" for s in sets],
+            "sets": [f"{s.name} ({s.strength:g}, {s.per_prompt} a prompt, from seed {s.seed})" for s in sets],
         } | {k: v for k, v in asdict(self).items() if k != "most"}
 
 
@@ -132,7 +132,7 @@ def file_of(
 
 def generated(model: LatentDiffusionModel, own: KeySet, told: Sequence[str], steps: int, rows: range) -> Tensor:
     """Latents (n, C, h, w) of pictures of a set, which has one prompt for each."""
-    start = torch.cat([marked_noise(own, i, SEED + i, model.latent_shape) for i in rows])
+    start = torch.cat([marked_noise(own, i, model.latent_shape) for i in rows])
     return sample(model, start, prompt=[told[i] for i in rows], guidance=GUIDANCE, steps=steps)
 
 
