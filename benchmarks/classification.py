@@ -175,8 +175,7 @@ def exact(sets: tuple[KeySet, ...], shape: tuple[int, ...]) -> dict[str, Any]:
     of what was written, which may be nearer to another key than to its own.
     """
     noise = {
-        s.name: torch.cat([marked_noise(s, i, shape) for i in range(s.pictures)]).double().numpy()
-        for s in sets
+        s.name: torch.cat([marked_noise(s, i, shape) for i in range(s.pictures)]).double().numpy() for s in sets
     }
     return {
         f"{own.name} | {rule}": classify(own, rule, noise[own.name], noise[NONE])
