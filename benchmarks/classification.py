@@ -1,6 +1,6 @@
 """Which key does a picture carry, by the latent that decoder inversion finds? Table 2 of Hong et al. 2024.
 
-    python -m benchmarks.classification             five hours on a core; resumes, and once done only analyses
+    python -m benchmarks.classification             eight hours on a core; resumes, and once done only analyses
     python -m benchmarks.classification --quick     2 pictures of each kind and few iterations, a minute
 
 Their experiment (https://arxiv.org/abs/2409.18442, Table 2 and Fig. S1) has three keys of constant real rings up to

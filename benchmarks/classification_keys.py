@@ -62,8 +62,8 @@ class KeySet:
 
 
 WORST_CHANNEL = 1
-"""Of Sapling: the encoder alone recovers half as much of its noise as of that of the others. Seen on pictures of
-other seeds; it is where a better latent can make a difference."""
+"""Of Sapling: the encoder alone recovers less of its noise than of that of the others. Seen on pictures of other
+seeds; it is where a better latent can make a difference."""
 
 MANY = 1000
 WEAK, WEAKER = 0.5, 0.25
