@@ -12,32 +12,31 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from benchmarks.diffusion_inversion_report import FEW, METHODS, bars, draw, means, readme_table
+from benchmarks.diffusion_inversion_figure import draw
+from benchmarks.diffusion_inversion_recovery import BATCH, Cell, recovered, run_cell, sampled, summaries
+from benchmarks.diffusion_inversion_report import FEW, METHODS, bars, means, readme_table
 from benchmarks.kept import decoder_inversion, weights
 from benchmarks.latents import GUIDANCE, Pictures, generated, nmse
 from benchmarks.record import RESULTS, resume, write
-from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion, sample
-from watermark import detect
+from inversion import LatentDiffusionModel, invert_decoder, invert_diffusion
 
-BATCH = 12
 SOURCES = ("truth", "encoder", "decoder inversion")
 PROMPTS = ("known", "unknown")
 STEPS = (10, 50, 5, 20)
-Cell = tuple[str, int, str, str]
+WEAKER = (1.0, 2.0, 3.0, 5.0, 7.5)
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -45,45 +44,6 @@ def cells(quick: bool) -> list[Cell]:
     steps = (2,) if quick else STEPS
     every = [(m, n, p, s) for n in steps for p in PROMPTS for s in SOURCES for m in METHODS]
     return sorted(every, key=lambda c: (c[2] == "known" and c[3] != "truth", c[2] == "unknown" and c[3] == "truth"))
-
-
-def run_cell(
-    model: LatentDiffusionModel, pictures: Pictures, z_0: Tensor, cell: Cell, rows: Tensor | None = None
-) -> dict[str, Any]:
-    """Every picture's noise by one method: errors, correlations, statistics of its own key, and the cost."""
-    method, steps, prompt, _ = cell
-    found, evaluations = torch.empty_like(pictures.noise), torch.zeros(len(z_0))
-    chosen = torch.arange(len(z_0)) if rows is None else rows
-    for scale in pictures.guidance[chosen].unique().tolist():
-        for part in chosen[pictures.guidance[chosen] == scale].split(BATCH):
-            known = prompt == "known"
-            solution = invert_diffusion(
-                model,
-                z_0[part],
-                method=method,
-                steps=steps,
-                prompt=[pictures.prompts[i] for i in part] if known else None,
-                guidance=scale if known else 1.0,
-            )
-            found[part], evaluations[part] = solution.value, solution.evaluations.float()
-    each = [summary(pictures, found, int(i), float(evaluations[i])) for i in chosen]
-    return {"pictures": {name: [one[name] for one in each] for name in each[0]}}
-
-
-def summary(pictures: Pictures, found: Tensor, i: int, evaluations: float) -> dict[str, float]:
-    """What is kept of one picture."""
-    key = pictures.keys[i]
-    assert key is not None
-    detection = detect(found[i : i + 1], key)
-    both = torch.stack([found[i].flatten(), pictures.noise[i].flatten()])
-    return {
-        "guidance": float(pictures.guidance[i]),
-        "nmse": round(float(nmse(found[i : i + 1], pictures.noise[i : i + 1])), 2),
-        "correlation": round(float(torch.corrcoef(both)[0, 1]), 4),
-        "rho": round(float(detection.rho[0]), 4),
-        "log10 p": round(float(np.log10(detection.p_value[0])), 3),
-        "evaluations": evaluations,
-    }
 
 
 def costs(model: LatentDiffusionModel, z_0: Tensor, rounds: int) -> dict[str, Any]:
@@ -112,36 +72,59 @@ def costs(model: LatentDiffusionModel, z_0: Tensor, rounds: int) -> dict[str, An
     return {name: {"cost": statistics.median(t) / unit, "seconds": t} for name, t in seconds.items()}
 
 
-def exact(model: LatentDiffusionModel, pictures: Pictures, steps: int) -> dict[str, Any]:
-    """Exact inversion against the published method and against the sampler as a whole, on a few pictures."""
-    rows = torch.cat([(pictures.guidance == g).nonzero()[:4, 0] for g in GUIDANCE])
-    out = {}
-    for method in ("naive", "implicit", "backward_euler", "shooting"):
-        cell = run_cell(model, pictures, pictures.z, (method, steps, "known", "truth"), rows)
-        out[method] = {f"{g:g}": means(cell, g) for g in GUIDANCE}
+def some(pictures: Pictures) -> Tensor:
+    """Four pictures of every guidance scale."""
+    return torch.cat([(pictures.guidance == g).nonzero()[:4, 0] for g in GUIDANCE])
+
+
+def undone(
+    model: LatentDiffusionModel, pictures: Pictures, z_0: Tensor, methods: Iterable[str], steps: int
+) -> dict[str, Any]:
+    """How near methods come to the noise of a few latents, and how near what they find leads to these latents."""
+    rows, out = some(pictures), {}
+    for method in methods:
+        found, evaluations = recovered(model, pictures, z_0, (method, steps, "known", "truth"), rows)
+        again = nmse(sampled(model, pictures, found, rows, steps)[rows], z_0[rows])
+        cell = summaries(pictures, found, evaluations, rows)
+        out[method] = {
+            f"{g:g}": means(cell, g) | {"nmse of the latent": float(again[pictures.guidance[rows] == g].mean())}
+            for g in GUIDANCE
+        }
     return out
+
+
+def exact(model: LatentDiffusionModel, pictures: Pictures, steps: int) -> dict[str, Any]:
+    """Exact inversion against the published method and against the sampler as a whole."""
+    return undone(model, pictures, pictures.z, ("naive", "implicit", "backward_euler", "shooting"), steps)
 
 
 def second_order(model: LatentDiffusionModel, pictures: Pictures, steps: int) -> dict[str, Any]:
     """Latents made by DPM-Solver++(2M), inverted as if by DDIM, after the published method, and as a whole."""
     model = replace(model, scheduler=DPMSolverMultistepScheduler.from_config(model.scheduler.config))
-    rows = torch.cat([(pictures.guidance == g).nonzero()[:4, 0] for g in GUIDANCE])
-    z_0 = torch.zeros_like(pictures.z)
-    for scale in GUIDANCE:
-        part = rows[pictures.guidance[rows] == scale]
-        prompts = [pictures.prompts[i] for i in part]
-        z_0[part] = sample(model, pictures.noise[part], prompt=prompts, guidance=scale, steps=steps)
-    out = {}
-    for method in ("naive", "midpoint", "implicit", "dpm_solver", "shooting"):
-        cell = run_cell(model, pictures, z_0, (method, steps, "known", "truth"), rows)
-        out[method] = {f"{g:g}": means(cell, g) for g in GUIDANCE}
+    z_0 = sampled(model, pictures, pictures.noise, some(pictures), steps)
+    return undone(model, pictures, z_0, ("naive", "midpoint", "implicit", "dpm_solver", "shooting"), steps)
+
+
+def weaker(
+    model: LatentDiffusionModel, pictures: Pictures, latents: dict[str, Tensor], steps: int
+) -> dict[str, Any]:
+    """Pictures made under guidance, inverted by ``midpoint`` with the prompt under as much of it or less."""
+    out: dict[str, Any] = {}
+    for made in GUIDANCE[1:]:
+        rows = (pictures.guidance == made).nonzero()[:, 0]
+        for source in SOURCES:
+            for scale in (w for w in WEAKER if w <= made):
+                cell = ("midpoint", steps, "known", source)
+                found = recovered(model, pictures, latents[source], cell, rows, scale)
+                key = f"made under {made:g} | {source}"
+                out.setdefault(key, {})[f"{scale:g}"] = summaries(pictures, *found, rows)
     return out
 
 
 def half_precision(pictures: Pictures, steps: int) -> dict[str, Any]:
     """The true latents of a float32 model, inverted by a bfloat16 one."""
     model = LatentDiffusionModel.load("sapling", dtype="bf16")
-    rows = torch.cat([(pictures.guidance == g).nonzero()[:4, 0] for g in GUIDANCE])
+    rows = some(pictures)
     return {
         f"{method} | {prompt}": means(run_cell(model, pictures, pictures.z, (method, steps, prompt, "truth"), rows))
         for method in ("naive", "implicit")
@@ -174,6 +157,7 @@ def main(quick: bool, output: Path) -> None:
         ("exact", lambda: exact(model, pictures, made_with)),
         ("second order", lambda: second_order(model, pictures, few)),
         ("bf16", lambda: half_precision(pictures, few)),
+        ("weaker guidance", lambda: weaker(model, pictures, latents, 2 if quick else 10)),
     ]
 
     def save() -> None:

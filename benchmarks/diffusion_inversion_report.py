@@ -1,12 +1,10 @@
-"""The figure, the tables and the quoted numbers of :mod:`benchmarks.diffusion_inversion`."""
+"""The tables and the quoted numbers of :mod:`benchmarks.diffusion_inversion`."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -81,44 +79,6 @@ def paired(few: dict[str, Any], many: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
-    """Error against cost where everything is known, and the evidence against cost where nothing is."""
-    figure = Figure(figsize=(12, 4.8), dpi=120, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    steps = sorted({int(key.split(" | ")[1]) for key in result["cells"]})
-
-    def line(axes: Any, method: str, prompt: str, source: str, name: str, style: str) -> None:  # noqa: ANN401
-        keys = [k for n in steps if (k := f"{method} | {n} | {prompt} | {source}") in result["cells"]]
-        if keys:
-            found = [means(result["cells"][k]) for k in keys]
-            label = method if style == "-" else None
-            at = [m["evaluations"] for m in found]
-            axes.plot(at, [m[name] for m in found], style, marker="o", ms=4, color=COLOURS[method], label=label)
-
-    for method in METHODS:
-        line(left, method, "known", "truth", "nmse", "-")
-        for source, style in (("decoder inversion", "-"), ("encoder", "--")):
-            line(right, method, "unknown", source, "log10 p, median", style)
-    left.set(
-        xscale="log",
-        xlabel="evaluations of the network",
-        ylabel="error of the noise, NMSE in dB",
-        title="True latent, prompt and guidance known",
-    )
-    right.plot([], [], "--", color="0.4", label="latent from the encoder alone")
-    right.axhline(np.log10(LEVEL), color="0.6", lw=1)
-    right.set(
-        xscale="log",
-        xlabel="evaluations of the network",
-        ylabel="log10 p, median over marked pictures",
-        title="Latent from the picture, prompt unknown",
-    )
-    for axes in (left, right):
-        axes.legend(fontsize=8)
-        axes.grid(alpha=0.3)
-    figure.savefig(path)
-
-
 def readme_table(result: dict[str, Any]) -> str:
     """The two tables that the README shows, in Markdown."""
     lines = heading("true latent, prompt and guidance known", "steps", "evaluations a step")
@@ -178,5 +138,28 @@ def exact_table(result: dict[str, Any]) -> str:
     for part, sampler, steps in (("exact", "DDIM", made_with), ("second order", "DPM-Solver++(2M)", few)):
         for method, found in result.get(part, {}).items():
             each = [found[f"{g:g}"] for g in GUIDANCE]
-            lines.append(f"| {sampler}, {steps} steps: `{method}` | {errors(each, steps)} |")
+            spent = sum(m["evaluations"] for m in each) / len(each) / steps
+            both = " | ".join(f"{m['nmse']:.1f} / {m['nmse of the latent']:.1f} dB" for m in each).replace("-", "−")
+            lines.append(f"| {sampler}, {steps} steps: `{method}` | {spent:.1f} | {both} |")
     return "\n".join(lines)
+
+
+def weaker_table(result: dict[str, Any]) -> str:
+    """The median p of pictures made under guidance, inverted with no prompt, and with it under less guidance."""
+    parts = result["weaker guidance"]
+    scales = list(dict.fromkeys(w for found in parts.values() for w in found))
+    lines = [
+        f"| made under guidance, latent | no prompt | {' | '.join(f'prompt, guidance {w}' for w in scales)} |",
+        "|---" * (len(scales) + 2) + "|",
+    ]
+    for key, found in parts.items():
+        made, source = key.removeprefix("made under ").split(" | ")
+        without = result["cells"].get(f"midpoint | 10 | unknown | {source}")
+        each = [median_p(without, float(made)), *(median_p(found.get(w)) for w in scales)]
+        lines.append(f"| {made}, {source} | {' | '.join(each)} |")
+    return "\n".join(lines)
+
+
+def median_p(cell: dict[str, Any] | None, guidance: float | None = None) -> str:
+    """A cell of a table."""
+    return "–" if cell is None else f"{10 ** means(cell, guidance)['log10 p, median']:.0e}"
