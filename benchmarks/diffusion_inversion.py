@@ -5,7 +5,8 @@
 
 Marked pictures are made by 50 steps of DDIM at three guidance scales. Their noise is recovered from the true
 latent, from the encoder's, and from decoder inversion's, with the prompt and guidance of the generation or with
-none. Cost is in evaluations of the network; one under guidance, which needs the network twice, counts as one.
+none. Cost is in evaluations of the network; one under guidance, which needs the network twice, counts as one. On
+some of the pictures: what latents the noise that is found leads to; and inversion under less guidance than theirs.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.diffusion_inversion_report import COLOURS, LEVEL, METHODS, means
+from benchmarks.diffusion_inversion_report import COLOURS, LEVEL, METHODS, means, without_prompt
 from benchmarks.latents import GUIDANCE
 
 
@@ -59,7 +59,7 @@ def draw_weaker(axes: Axes, result: dict[str, Any]) -> None:
         found = result["weaker guidance"][f"made under {made:g} | {source}"]
         at = [means(cell)["log10 p, median"] for cell in found.values()]
         axes.plot([float(w) for w in found], at, marker="o", ms=4, color=colour, label=f"{source}, prompt known")
-        without = result["cells"].get(f"midpoint | 10 | unknown | {source}")
+        without = without_prompt(result, source)
         if without is not None:
             level = means(without, made)["log10 p, median"]
             axes.axhline(level, color=colour, ls=":", label=f"{source}, no prompt")

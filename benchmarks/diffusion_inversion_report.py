@@ -113,13 +113,13 @@ def heading(*columns: str) -> list[str]:
 
 def errors(each: list[dict[str, Any]], steps: int) -> str:
     """Evaluations a step, and the mean error and the worst at each guidance scale: cells of a table."""
-    spent = sum(m["evaluations"] for m in each) / len(each) / steps
+    found = (f"{m['nmse']:.1f} dB (worst {m['nmse, worst']:.1f})".replace("-", "−") for m in each)
+    return " | ".join([evaluations(each, steps), *found])
 
-    def error(m: dict[str, Any]) -> str:
-        worst = f" (worst {m['nmse, worst']:.1f})" if "nmse, worst" in m else ""  # older results lack it
-        return f"{m['nmse']:.1f} dB{worst}".replace("-", "−")
 
-    return " | ".join([f"{spent:.1f}", *map(error, each)])
+def evaluations(each: list[dict[str, Any]], steps: int) -> str:
+    """Evaluations a step, over all guidance scales: a cell of a table."""
+    return f"{sum(m['evaluations'] for m in each) / len(each) / steps:.1f}"
 
 
 def evidence(cell: dict[str, Any] | None) -> str:
@@ -127,7 +127,7 @@ def evidence(cell: dict[str, Any] | None) -> str:
     if cell is None:
         return "– | – | –"
     m = means(cell)
-    return f"{m['found']['hits']} of {m['found']['trials']} | {10 ** m['log10 p, median']:.0e} | {m['rho']:.2f}"
+    return f"{m['found']['hits']} of {m['found']['trials']} | {median_p(cell)} | {m['rho']:.2f}"
 
 
 def exact_table(result: dict[str, Any]) -> str:
@@ -138,9 +138,8 @@ def exact_table(result: dict[str, Any]) -> str:
     for part, sampler, steps in (("exact", "DDIM", made_with), ("second order", "DPM-Solver++(2M)", few)):
         for method, found in result.get(part, {}).items():
             each = [found[f"{g:g}"] for g in GUIDANCE]
-            spent = sum(m["evaluations"] for m in each) / len(each) / steps
             both = " | ".join(f"{m['nmse']:.1f} / {m['nmse of the latent']:.1f} dB" for m in each).replace("-", "−")
-            lines.append(f"| {sampler}, {steps} steps: `{method}` | {spent:.1f} | {both} |")
+            lines.append(f"| {sampler}, {steps} steps: `{method}` | {evaluations(each, steps)} | {both} |")
     return "\n".join(lines)
 
 
@@ -154,12 +153,18 @@ def weaker_table(result: dict[str, Any]) -> str:
     ]
     for key, found in parts.items():
         made, source = key.removeprefix("made under ").split(" | ")
-        without = result["cells"].get(f"midpoint | 10 | unknown | {source}")
+        without = without_prompt(result, source)
         each = [median_p(without, float(made)), *(median_p(found.get(w)) for w in scales)]
         lines.append(f"| {made}, {source} | {' | '.join(each)} |")
     return "\n".join(lines)
 
 
+def without_prompt(result: dict[str, Any], source: str) -> dict[str, Any] | None:
+    """What the inversions of "weaker guidance" are compared with; a quick run has other steps."""
+    cell: dict[str, Any] | None = result["cells"].get(f"midpoint | 10 | unknown | {source}")
+    return cell
+
+
 def median_p(cell: dict[str, Any] | None, guidance: float | None = None) -> str:
-    """A cell of a table."""
+    """The median p: a cell of a table."""
     return "–" if cell is None else f"{10 ** means(cell, guidance)['log10 p, median']:.0e}"

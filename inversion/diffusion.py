@@ -124,8 +124,8 @@ def invert_diffusion(
         method: see above.
         steps: number of steps.
         prompt: as for :func:`sample`. That of a suspect picture is rarely known, so the default is none.
-        guidance: as for :func:`sample`; 1 unless the prompt and the scale are known. It amplifies errors of z_0;
-            for a picture that was made under a strong scale, such as 7.5, a scale of 2 or 3 finds more.
+        guidance: as for :func:`sample`; 1 unless the prompt and the scale are known. It amplifies errors of z_0:
+            where that is recovered from a picture made under 7.5, a scale of 2 or 3 finds more on Sapling.
         evaluations: of the network for every step, at most, for the methods that iterate; None is 20 for
             ``implicit``, which rarely needs all of them, and 50 for ``backward_euler`` and ``dpm_solver``. For
             ``shooting`` the number of its iterations, 3, of two evaluations a step each.
@@ -200,9 +200,9 @@ def untested(value: Tensor) -> Solution:
 def choose(schedule: Schedule) -> str:
     """The default method: ``midpoint``, or ``implicit`` for a single step.
 
-    A latent that was recovered from a picture has errors. On Sapling, of whose measurements
-    ``benchmarks/diffusion_inversion.py`` tells, undoing the sampler exactly in 10 steps amplifies them more than it
-    gains where the prompt is known under guidance; where it is not, 2 decades of p in 74 are gained at 7 times the
+    A latent that was recovered from a picture has errors. On Sapling, by
+    ``benchmarks/diffusion_inversion.py``, undoing the sampler exactly in 10 steps amplifies them more than it gains
+    where the prompt is known under guidance; where it is not, 2 decades of p in 74 are gained at 7 times the
     cost. 50 steps along the ODE gain 1 decade over 10. A one-step model is another matter: it is defined by its
     step, which is solved. For latents that are known exactly, along with prompt, guidance and steps, choose
     ``implicit`` yourself.
